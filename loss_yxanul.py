@@ -1,0 +1,245 @@
+"""Next-token cross-entropy from the last hidden state (or its low-rank latent) without logits in memory.
+
+`linear_cross_entropy(latent, weight, targets)` works chunk by chunk through one (rows x vocabulary) buffer and makes
+both gradients on the way forward; backward only scales them. `cross_entropy(logits, targets)` is the same loss from
+logits that exist already: in evaluation, and behind heads that are not ours (LoRA, tensor parallelism).
+Not here: label smoothing, a second backward through the loss, a CUDA kernel of our own.
+This file travels to the Hub with every checkpoint and imports nothing but torch.
+
+Shapes: N rows (tokens), R latent width (rank of the factorised head, else the hidden size), V vocabulary.
+With p the unnormalised softmax of a row, s its sum, w the row's weight, c the z-loss coefficient and t its target:
+
+    a        = w (1 + 2 c lse) / s
+    d latent = a (p @ weight) - w weight[t]
+    d weight = p^T @ (a latent) - index_add(t, w latent)
+
+so the gradient of the logits is never formed, and the one-hot parts are R-wide index operations in fp32.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# One chunk's logits. 32 MB stay in a processor's last-level cache: 128 rows of a 50k vocabulary, the fastest of
+# 32, 128, 256 and 512 that we measured (docs/LOG.md). A GPU wants fewer, larger chunks; its value is not measured.
+CHUNK_BYTES = {"cpu": 32 << 20}
+CHUNK_BYTES_ELSEWHERE = 512 << 20
+# Matrix products of odd sizes (50,257 or 200,005 columns) are slow on a GPU; a CPU does not mind (docs/LOG.md).
+VOCABULARY_MULTIPLE = {"cpu": 1}
+VOCABULARY_MULTIPLE_ELSEWHERE = 128
+
+
+class TokenLoss(NamedTuple):
+    loss: Tensor  # scalar, z-loss included
+    token_losses: Tensor  # cross-entropy of each target, shaped like the targets; 0 where ignored; no gradient
+
+
+def linear_cross_entropy(
+    latent: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    token_weights: Tensor | None = None,
+    num_items: Tensor | int | None = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    ignore_index: int = -100,
+    chunk_rows: int | None = None,
+    vocabulary_multiple: int | None = None,
+) -> TokenLoss:
+    """Mean loss of `latent @ weight.T` against `targets`.
+
+    latent (..., R), weight (V, R), targets (...) of class indices. `token_weights` (...) scale each token's part.
+    The sum is divided by `num_items`, by default the number of targets that count, or the sum of their weights.
+    """
+    device = latent.device.type
+    if torch.is_autocast_enabled(device):  # autocast does not reach into custom operators
+        latent = latent.to(torch.get_autocast_dtype(device))
+    rows = latent.reshape(-1, latent.shape[-1])
+    flat_targets = targets.reshape(-1)
+    row_weights = _row_weights(flat_targets, token_weights, ignore_index, _sum_dtype(latent))
+    vocabulary = weight.shape[0]
+    multiple = vocabulary_multiple or VOCABULARY_MULTIPLE.get(device, VOCABULARY_MULTIPLE_ELSEWHERE)
+    padded_vocabulary = -(-vocabulary // multiple) * multiple
+    if chunk_rows is None:
+        chunk_rows = _rows_per_chunk(padded_vocabulary, latent.element_size(), device)
+    wants_gradients = torch.is_grad_enabled()
+    total, token_losses, _, _ = _chunked_loss(
+        rows,
+        weight,
+        flat_targets.clamp(min=0),
+        row_weights,
+        z_loss,
+        softcap or 0.0,
+        chunk_rows,
+        padded_vocabulary,
+        wants_gradients and rows.requires_grad,
+        wants_gradients and weight.requires_grad,
+    )
+    counted = flat_targets != ignore_index
+    token_losses = torch.where(counted, token_losses.detach(), 0.0).view(targets.shape)
+    return TokenLoss(total / _divisor(num_items, row_weights, total), token_losses)
+
+
+def cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    token_weights: Tensor | None = None,
+    num_items: Tensor | int | None = None,
+    z_loss: float = 0.0,
+    ignore_index: int = -100,
+) -> TokenLoss:
+    """The same loss from finished logits (..., V), soft cap already applied; fp32 inside, whatever their dtype."""
+    rows = logits.reshape(-1, logits.shape[-1]).to(_sum_dtype(logits))
+    flat_targets = targets.reshape(-1)
+    row_weights = _row_weights(flat_targets, token_weights, ignore_index, rows.dtype)
+    row_losses = torch.nn.functional.cross_entropy(rows, flat_targets, ignore_index=ignore_index, reduction="none")
+    total = (row_losses * row_weights).sum()
+    if z_loss:
+        total = total + z_loss * (rows.logsumexp(-1).square() * row_weights).sum()
+    return TokenLoss(total / _divisor(num_items, row_weights, total), row_losses.detach().view(targets.shape))
+
+
+def apply_softcap(logits: Tensor, softcap: float | None) -> Tensor:
+    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+
+def _sum_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _row_weights(targets: Tensor, token_weights: Tensor | None, ignore_index: int, dtype: torch.dtype) -> Tensor:
+    counted = (targets != ignore_index).to(dtype)
+    return counted if token_weights is None else counted * token_weights.reshape(-1).to(dtype)
+
+
+def _divisor(num_items: Tensor | int | None, row_weights: Tensor, total: Tensor) -> Tensor | int:
+    if num_items is None:
+        return row_weights.sum().clamp(min=torch.finfo(row_weights.dtype).tiny)  # nothing counts: 0, not NaN
+    return num_items.to(total.device) if isinstance(num_items, Tensor) else num_items
+
+
+def _rows_per_chunk(vocabulary: int, element_size: int, device: str) -> int:
+    """A power of two near the budget, at least 16: automatic sizes of one row are ten times slower."""
+    fitting = max(16, CHUNK_BYTES.get(device, CHUNK_BYTES_ELSEWHERE) // (vocabulary * element_size))
+    return 1 << (fitting.bit_length() - 1)
+
+
+# A custom operator, so that torch.compile keeps a full graph and does not unroll the loop over chunks. Each copy of this
+# file (the installed package, a checkpoint's own code) registers under its own module's name.
+@torch.library.custom_op(f"yxanul::chunked_loss_{__name__.replace('.', '_')}", mutates_args=())
+def _chunked_loss(
+    latent: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    row_weights: Tensor,
+    z_loss: float,
+    softcap: float,
+    chunk_rows: int,
+    padded_vocabulary: int,
+    needs_d_latent: bool,
+    needs_d_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sum of the weighted losses, every row's cross-entropy, and the gradients of the sum (empty if not needed)."""
+    rows, vocabulary = latent.shape[0], weight.shape[0]
+    sum_dtype = _sum_dtype(latent)
+    cross_entropies = latent.new_empty(rows, dtype=sum_dtype)
+    z_terms = latent.new_zeros((), dtype=sum_dtype)
+    d_latent, d_weight_VR = _empty_gradients(latent, padded_vocabulary, needs_d_latent, needs_d_weight)
+    weight_VR = _padded(weight, padded_vocabulary, latent.dtype)
+    buffer = latent.new_empty(min(chunk_rows, rows), padded_vocabulary)
+
+    for start in range(0, rows, chunk_rows):
+        part = slice(start, min(start + chunk_rows, rows))
+        z, t, w = latent[part], targets[part], row_weights[part]
+        logits = torch.mm(z, weight_VR.t(), out=buffer[: z.shape[0]]).to(sum_dtype)
+        slope = None
+        if softcap:
+            logits.div_(softcap).tanh_()
+            slope = logits.square().neg_().add_(1)
+            logits.mul_(softcap)
+        logits[:, vocabulary:] = -torch.inf
+
+        largest = logits.amax(1, keepdim=True)
+        target_logit = logits.gather(1, t[:, None]).squeeze(1)
+        p = logits.sub_(largest).exp_()
+        p_sum = p.sum(1)
+        lse = p_sum.log() + largest.squeeze(1)
+        cross_entropies[part] = lse - target_logit
+        if z_loss:
+            z_terms += (lse.square() * w).sum() * z_loss
+        if not (needs_d_latent or needs_d_weight):
+            continue
+
+        a = w * (1 + 2 * z_loss * lse) / p_sum
+        if slope is not None:
+            p.mul_(slope)
+            w = w * slope.gather(1, t[:, None]).squeeze(1)
+        p = p.to(latent.dtype)
+        if needs_d_latent:
+            d_z = torch.mm(p, weight_VR).to(sum_dtype).mul_(a[:, None])
+            d_latent[part] = d_z.addcmul_(weight_VR[t].to(sum_dtype), w[:, None], value=-1)
+        if needs_d_weight:
+            z_wide = z.to(sum_dtype)
+            scaled_z = z_wide * a[:, None]
+            if p.dtype == sum_dtype:
+                d_weight_VR.addmm_(p.t(), scaled_z)
+            else:
+                d_weight_VR += torch.mm(p.t(), scaled_z.to(p.dtype))
+            d_weight_VR.index_add_(0, t, z_wide * w[:, None], alpha=-1)
+
+    total = (cross_entropies * row_weights).sum() + z_terms
+    return total, cross_entropies, d_latent, d_weight_VR[:vocabulary].to(weight.dtype)
+
+
+def _empty_gradients(latent: Tensor, padded_vocabulary: int, needs_d_latent: bool, needs_d_weight: bool):
+    d_latent = latent.new_empty(latent.shape if needs_d_latent else (0,))
+    height = padded_vocabulary if needs_d_weight else 0
+    return d_latent, latent.new_zeros(height, latent.shape[1], dtype=_sum_dtype(latent))
+
+
+def _padded(weight: Tensor, height: int, dtype: torch.dtype) -> Tensor:
+    """The weight in the dtype of the products, with rows of zeros below; the weight itself where nothing changes."""
+    if height == weight.shape[0]:
+        return weight.to(dtype)
+    padded = weight.new_zeros(height, weight.shape[1], dtype=dtype)
+    padded[: weight.shape[0]] = weight
+    return padded
+
+
+@_chunked_loss.register_fake
+def _(latent, weight, targets, row_weights, z_loss, softcap, chunk_rows, padded_vocabulary, needs_d_latent, needs_d_weight):
+    sum_dtype = _sum_dtype(latent)
+    return (
+        latent.new_empty((), dtype=sum_dtype),
+        latent.new_empty(latent.shape[0], dtype=sum_dtype),
+        latent.new_empty(latent.shape if needs_d_latent else (0,)),
+        weight.new_empty(weight.shape if needs_d_weight else (0, weight.shape[1])),
+    )
+
+
+def _keep_gradients(ctx, inputs, output) -> None:
+    *_, needs_d_latent, needs_d_weight = inputs
+    _, _, d_latent, d_weight = output
+    ctx.needs = needs_d_latent, needs_d_weight
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(d_latent, d_weight)
+
+
+def _scale_gradients(ctx, d_total, *_):
+    """In place, for a V x R matrix should not exist twice; a graph that is kept for another backward gets a copy."""
+    if d_total is None:
+        return (None,) * 10
+    multiply = torch.mul if torch._C._autograd._get_current_graph_task_keep_graph() else Tensor.mul_
+    scaled = (
+        multiply(gradient, d_total.to(gradient.dtype)) if needed else None
+        for gradient, needed in zip(ctx.saved_tensors, ctx.needs, strict=True)
+    )
+    return *scaled, *[None] * 8
+
+
+_chunked_loss.register_autograd(_scale_gradients, setup_context=_keep_gradients)
+
+__all__ = ["TokenLoss", "apply_softcap", "cross_entropy", "linear_cross_entropy"]
