@@ -65,6 +65,13 @@ class YxanulConfig(PreTrainedConfig):
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None and self.num_attention_heads > 0:
+            if self.hidden_size % self.num_attention_heads:
+                lower = self.hidden_size // self.num_attention_heads * self.num_attention_heads
+                fitting = [size for size in (lower, lower + self.num_attention_heads) if size]
+                raise ValueError(
+                    f"hidden_size={self.hidden_size} is not divisible by num_attention_heads="
+                    f"{self.num_attention_heads}: {' or '.join(map(str, fitting))} would be, or set head_dim yourself."
+                )
             self.head_dim = self.hidden_size // self.num_attention_heads
         for bias in ("attention_bias", "mlp_bias"):  # a Llama checkpoint that has biases would lose them in silence
             if kwargs.get(bias):
@@ -72,13 +79,21 @@ class YxanulConfig(PreTrainedConfig):
         if self.embedding_rank is not None:
             first, *rest = self.base_model_pp_plan.items()
             projection = ("embed_proj", (["inputs_embeds"], ["inputs_embeds"]))
-            self.base_model_pp_plan = dict([first, projection, *rest])
+            self.base_model_pp_plan = dict([first, projection, *rest])  # type: ignore[misc]
         super().__post_init__(**kwargs)
 
     @property
     def embedding_size(self) -> int:
         """Width of the embedding table; vLLM asks for it by this name."""
         return self.embedding_rank or self.hidden_size
+
+    @property
+    def query_width(self) -> int:
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def key_width(self) -> int:
+        return self.num_key_value_heads * self.head_dim
 
     def validate_architecture(self) -> None:
         for field in (
@@ -108,22 +123,13 @@ class YxanulConfig(PreTrainedConfig):
                 raise ValueError(f"{field}={value} must be above 0.")
 
     def _validate_heads(self) -> None:
-        hidden, heads, kv_heads = self.hidden_size, self.num_attention_heads, self.num_key_value_heads
-        if self.head_dim * heads != hidden:
-            if hidden % heads:
-                lower, upper = hidden // heads * heads, (hidden // heads + 1) * heads
-                mend = f"hidden_size {lower or upper} or {upper} would fit, or set head_dim and another head count"
-            else:
-                mend = f"leave head_dim out, or set it to {hidden // heads}"
-            raise ValueError(
-                f"hidden_size={hidden} is not num_attention_heads={heads} x head_dim={self.head_dim}: {mend}."
-            )
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
         if kv_heads > heads or heads % kv_heads:
             fitting = [count for count in range(1, heads + 1) if heads % count == 0]
             raise ValueError(
                 f"num_key_value_heads={kv_heads} must divide num_attention_heads={heads}: take one of {fitting}."
             )
-        if self.head_dim % 2:
+        if self.head_dim < 2 or self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} must be even: RoPE turns pairs of dimensions.")
 
     @classmethod
@@ -141,10 +147,10 @@ def _setattr_with_a_mend(self: YxanulConfig, name: str, value: Any) -> None:
     except StrictDataclassFieldValidationError as error:
         mend = f"give {name} a value of that type"
         if isinstance(value, str):
-            mend = f"write it without quotes and, in YAML, with a dot (1.0e-6, for YAML reads 1e-6 as a string); {mend}"
+            mend = "write it without quotes and, in YAML, with a dot (1.0e-6: YAML reads 1e-6 as a string)"
         raise ValueError(f"{error.__cause__}: {mend}.") from None
 
 
-YxanulConfig.__setattr__ = _setattr_with_a_mend  # type: ignore[method-assign]
+YxanulConfig.__setattr__ = _setattr_with_a_mend  # type: ignore[method-assign, assignment]
 
 __all__ = ["YxanulConfig"]

@@ -127,8 +127,8 @@ def _rows_per_chunk(vocabulary: int, element_size: int, device: str) -> int:
     return 1 << (fitting.bit_length() - 1)
 
 
-# A custom operator, so that torch.compile keeps a full graph and does not unroll the loop over chunks. Each copy of this
-# file (the installed package, a checkpoint's own code) registers under its own module's name.
+# A custom operator, so that torch.compile keeps a full graph and does not unroll the loop over chunks. Each copy of
+# this file (the installed package, a checkpoint's own code) registers under its own module's name.
 @torch.library.custom_op(f"yxanul::chunked_loss_{__name__.replace('.', '_')}", mutates_args=())
 def _chunked_loss(
     latent: Tensor,
@@ -210,7 +210,18 @@ def _padded(weight: Tensor, height: int, dtype: torch.dtype) -> Tensor:
 
 
 @_chunked_loss.register_fake
-def _(latent, weight, targets, row_weights, z_loss, softcap, chunk_rows, padded_vocabulary, needs_d_latent, needs_d_weight):
+def _(
+    latent,
+    weight,
+    targets,
+    row_weights,
+    z_loss,
+    softcap,
+    chunk_rows,
+    padded_vocabulary,
+    needs_d_latent,
+    needs_d_weight,
+):
     sum_dtype = _sum_dtype(latent)
     return (
         latent.new_empty((), dtype=sum_dtype),

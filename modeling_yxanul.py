@@ -97,12 +97,10 @@ class YxanulAttention(nn.Module):
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = config.head_dim**-0.5
         self.is_causal = True
-        query_width = config.num_attention_heads * config.head_dim
-        key_width = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, query_width, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, key_width, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, key_width, bias=False)
-        self.o_proj = nn.Linear(query_width, config.hidden_size, bias=False)
+        self.q_proj = nn.Linear(config.hidden_size, config.query_width, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, config.key_width, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, config.key_width, bias=False)
+        self.o_proj = nn.Linear(config.query_width, config.hidden_size, bias=False)
 
     def forward(
         self,
@@ -194,12 +192,13 @@ class YxanulFactorisedHead(YxanulHead):
 
     def __init__(self, hidden_size: int, vocab_size: int, rank: int) -> None:
         nn.Module.__init__(self)
-        self.in_features, self.out_features, self.bias = hidden_size, vocab_size, None
+        self.in_features, self.out_features = hidden_size, vocab_size
+        self.register_parameter("bias", None)
         self.embedding_weight = nn.Parameter(torch.empty(vocab_size, rank))
         self.projection_weight = nn.Parameter(torch.empty(hidden_size, rank))
 
     @property
-    def weight(self) -> Tensor:  # type: ignore[override]
+    def weight(self) -> Tensor:
         """The V x D matrix for tools that multiply by it themselves, TRL for one. Big: our own code never asks."""
         return nn.functional.linear(self.embedding_weight, self.projection_weight)
 
@@ -299,7 +298,7 @@ class YxanulModel(YxanulPreTrainedModel):
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.layers = nn.ModuleList([YxanulDecoderLayer(config, index) for index in range(config.num_hidden_layers)])
         self.norm = YxanulRMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.rotary_emb = YxanulRotaryEmbedding(config=config)
+        self.rotary_emb = YxanulRotaryEmbedding(config=config)  # type: ignore[arg-type]
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -383,7 +382,8 @@ class YxanulModel(YxanulPreTrainedModel):
         plain_causal = attention_mask is None and position_ids is None and past_key_values is None
         exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
         if plain_causal and self.config._attn_implementation == "sdpa" and not exporting:
-            return None  # the library makes a 4D mask here under torch.compile (torch < 2.14), and the flash path is lost
+            # under torch.compile (torch < 2.14) the library would make a 4D mask, and the flash path would be lost
+            return None
         return create_causal_mask(
             config=self.config,
             inputs_embeds=hidden_states,
@@ -408,14 +408,16 @@ class YxanulCausalLMOutput(CausalLMOutputWithPast):
 class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
-    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # type: ignore[dict-item]
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: YxanulConfig) -> None:
         super().__init__(config)
         self.model = YxanulModel(config)
         if config.embedding_rank is not None and config.tie_word_embeddings:
-            self.lm_head: nn.Module = YxanulFactorisedHead(config.hidden_size, config.vocab_size, config.embedding_rank)
+            self.lm_head: nn.Module = YxanulFactorisedHead(
+                config.hidden_size, config.vocab_size, config.embedding_rank
+            )
             self._tied_weights_keys = {
                 "lm_head.embedding_weight": "model.embed_tokens.weight",
                 "lm_head.projection_weight": "model.embed_proj.weight",
@@ -466,7 +468,7 @@ class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
-        loss, targets = TokenLoss(None, None), _targets(labels, shift_labels, hidden_states, logits_to_keep)
+        targets = _targets(labels, shift_labels, hidden_states, logits_to_keep)
         if return_logits is None:
             return_logits = targets is None or not self.training
         # a head that something wrapped or split (LoRA, tensor parallelism) gives logits, but not our loss
@@ -475,21 +477,24 @@ class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
         if return_logits or not head_gives_loss:
             logits = self.lm_head(_positions_to_keep(hidden_states, logits_to_keep))
             logits = apply_softcap(logits, self.config.final_logit_softcapping)
+        loss = token_losses = None
         if targets is not None:
             options: dict[str, Any] = {"num_items": num_items_in_batch, "z_loss": z_loss}
             if token_weights is not None:
                 options["token_weights"] = token_weights if shift_labels is not None else _shift(token_weights, 0)
             if logits is not None:
-                loss = cross_entropy(logits, targets, **options)
+                loss, token_losses = cross_entropy(logits, targets, **options)
             else:
-                loss = self.lm_head(hidden_states, targets, softcap=self.config.final_logit_softcapping, **options)
+                loss, token_losses = self.lm_head(
+                    hidden_states, targets, softcap=self.config.final_logit_softcapping, **options
+                )
         return YxanulCausalLMOutput(
-            loss=loss.loss,
+            loss=loss,
             logits=logits if return_logits else None,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            token_losses=loss.token_losses,
+            token_losses=token_losses,
         )
 
 
@@ -527,13 +532,13 @@ def _positions_to_keep(hidden_states: Tensor, logits_to_keep: int | Tensor) -> T
 class _RegistersBackbone:
     """The library's generic heads build their backbone through AutoModel, which must know this very config class.
 
-    A checkpoint's own code is loaded as two modules, each with its copy of the config class; so the class to register is
-    the one that came, at the moment it comes.
+    A checkpoint's own code is loaded as two modules, each with its copy of the config class; so the class to register
+    is the one that came, at the moment it comes.
     """
 
     def __init__(self, config: YxanulConfig) -> None:
         AutoModel.register(type(config), YxanulModel, exist_ok=True)
-        super().__init__(config)
+        super().__init__(config)  # type: ignore[call-arg]
 
 
 class YxanulForSequenceClassification(_RegistersBackbone, GenericForSequenceClassification, YxanulPreTrainedModel): ...

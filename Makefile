@@ -1,0 +1,35 @@
+# make test     everything that CI runs            make check          ruff (lint, format) and mypy
+# make format   let ruff rewrite the files         make test-upstream  transformers' own model tests, on our model
+# All of them need nothing but Python 3.11 or newer: .venv is made on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+# Two spinning OpenMP threads on two busy cores are slower than one
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: test test-upstream check format
+
+test: .venv/.ready
+	$(BIN)/python -m pytest
+
+test-upstream: .venv/.ready
+	$(BIN)/python tests/upstream/run.py
+
+check: .venv/.ready build/typing/yxanul
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPYPATH=build/typing $(BIN)/mypy -p yxanul
+
+format: .venv/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# pip, not uv: pip finds the CPU build of torch where a machine offers one
+.venv/.ready: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e ".[test]" > .venv/install.log 2>&1 || { cat .venv/install.log; exit 1; }
+	touch $@
+
+# mypy does not see an editable install whose package is the checkout itself
+build/typing/yxanul:
+	mkdir -p build/typing
+	ln -sfn ../.. $@
