@@ -142,7 +142,10 @@ def _chunked_loss(
     needs_d_latent: bool,
     needs_d_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sum of the weighted losses, every row's cross-entropy, and the gradients of the sum (empty if not needed)."""
+    """Sum of the weighted losses, every row's cross-entropy, and the gradients of the sum (empty if not needed).
+
+    All in fp32 (fp64 for fp64 inputs): the gradients are rounded to their own dtypes once, after the last scaling.
+    """
     rows, vocabulary = latent.shape[0], weight.shape[0]
     sum_dtype = _sum_dtype(latent)
     cross_entropies = latent.new_empty(rows, dtype=sum_dtype)
@@ -191,13 +194,15 @@ def _chunked_loss(
             d_weight_VR.index_add_(0, t, z_wide * w[:, None], alpha=-1)
 
     total = (cross_entropies * row_weights).sum() + z_terms
-    return total, cross_entropies, d_latent, d_weight_VR[:vocabulary].to(weight.dtype)
+    return total, cross_entropies, d_latent, d_weight_VR[:vocabulary]
 
 
-def _empty_gradients(latent: Tensor, padded_vocabulary: int, needs_d_latent: bool, needs_d_weight: bool):
-    d_latent = latent.new_empty(latent.shape if needs_d_latent else (0,))
-    height = padded_vocabulary if needs_d_weight else 0
-    return d_latent, latent.new_zeros(height, latent.shape[1], dtype=_sum_dtype(latent))
+def _empty_gradients(
+    latent: Tensor, vocabulary: int, needs_d_latent: bool, needs_d_weight: bool
+) -> tuple[Tensor, Tensor]:
+    dtype, rank = _sum_dtype(latent), latent.shape[1]
+    d_latent = latent.new_empty(latent.shape[0] if needs_d_latent else 0, rank, dtype=dtype)
+    return d_latent, latent.new_zeros(vocabulary if needs_d_weight else 0, rank, dtype=dtype)
 
 
 def _padded(weight: Tensor, height: int, dtype: torch.dtype) -> Tensor:
@@ -210,31 +215,16 @@ def _padded(weight: Tensor, height: int, dtype: torch.dtype) -> Tensor:
 
 
 @_chunked_loss.register_fake
-def _(
-    latent,
-    weight,
-    targets,
-    row_weights,
-    z_loss,
-    softcap,
-    chunk_rows,
-    padded_vocabulary,
-    needs_d_latent,
-    needs_d_weight,
-):
-    sum_dtype = _sum_dtype(latent)
-    return (
-        latent.new_empty((), dtype=sum_dtype),
-        latent.new_empty(latent.shape[0], dtype=sum_dtype),
-        latent.new_empty(latent.shape if needs_d_latent else (0,)),
-        weight.new_empty(weight.shape if needs_d_weight else (0, weight.shape[1])),
-    )
+def _(latent, weight, targets, row_weights, z_loss, softcap, chunk_rows, padded, needs_d_latent, needs_d_weight):
+    sum_dtype, rows = _sum_dtype(latent), latent.shape[0]
+    gradients = _empty_gradients(latent, weight.shape[0], needs_d_latent, needs_d_weight)
+    return latent.new_empty((), dtype=sum_dtype), latent.new_empty(rows, dtype=sum_dtype), *gradients
 
 
 def _keep_gradients(ctx, inputs, output) -> None:
     *_, needs_d_latent, needs_d_weight = inputs
     _, _, d_latent, d_weight = output
-    ctx.needs = needs_d_latent, needs_d_weight
+    ctx.dtypes = inputs[0].dtype if needs_d_latent else None, inputs[1].dtype if needs_d_weight else None
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(d_latent, d_weight)
 
@@ -245,8 +235,8 @@ def _scale_gradients(ctx, d_total, *_):
         return (None,) * 10
     multiply = torch.mul if torch._C._autograd._get_current_graph_task_keep_graph() else Tensor.mul_
     scaled = (
-        multiply(gradient, d_total.to(gradient.dtype)) if needed else None
-        for gradient, needed in zip(ctx.saved_tensors, ctx.needs, strict=True)
+        None if dtype is None else multiply(gradient, d_total).to(dtype)
+        for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
     )
     return *scaled, *[None] * 8
 

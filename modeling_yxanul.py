@@ -75,9 +75,9 @@ class YxanulRotaryEmbedding(LlamaRotaryEmbedding):
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, hidden_states: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        angles = position_ids[:, None, :, None].float() * self.inv_freq.to(position_ids.device, torch.float)
+        angles = position_ids[..., None].float() * self.inv_freq.to(position_ids.device, torch.float)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-        return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)  # (B, 1, T, d / 2)
+        return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)  # (B, T, d / 2)
 
 
 def rotate(states_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -335,7 +335,8 @@ class YxanulModel(YxanulPreTrainedModel):
         causal_mask = self._causal_mask(hidden_states, attention_mask, past_key_values, position_ids)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        position_embeddings = self.rotary_emb(hidden_states, position_ids=positions)
+        cos, sin = self.rotary_emb(hidden_states, position_ids=positions)
+        position_embeddings = cos.unsqueeze(1), sin.unsqueeze(1)  # (B, 1, T, d / 2): the same for every head
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
@@ -432,8 +433,15 @@ class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
             with torch.device("meta"):
                 head = YxanulHead(new_embeddings.in_features, new_embeddings.out_features)
             head.weight = new_embeddings.weight
+            head._is_hf_initialized = True  # else a later post_init() would draw its weights anew
             new_embeddings = head
         self.lm_head = new_embeddings
+
+    def save_pretrained(self, save_directory: str | Path, is_main_process: bool = True, **kwargs: Any) -> None:
+        if isinstance(self.lm_head, YxanulFactorisedHead):
+            # PEFT's merge compares the addresses of the two `weight`s and takes the factorised head for untied
+            self.config.tie_word_embeddings = True
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
 
     @can_return_tuple
     def forward(

@@ -14,3 +14,75 @@ spec = importlib.util.spec_from_file_location("yxanul", root / "__init__.py", su
 assert spec is not None and spec.loader is not None
 sys.modules["yxanul"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["yxanul"])
+
+import pytest  # noqa: E402  after the environment is set
+
+# A member of the family in every shape that its code tells apart; fixtures below build them small.
+LAYOUTS = {
+    "plain-tied": {},
+    "plain-untied": {"tie_word_embeddings": False},
+    "factorised-tied": {"embedding_rank": 16},
+    "factorised-untied": {"embedding_rank": 16, "tie_word_embeddings": False},
+}
+VARIATIONS = {
+    "learned-positions": {"learned_position_embeddings": True},
+    "geglu": {"hidden_act": "gelu_pytorch_tanh"},
+    "one-key-per-query-head": {"num_key_value_heads": 6},
+}
+
+
+@pytest.fixture(params=LAYOUTS)
+def layout(request):
+    """Runs a test once for each embedding layout; `parametrize("layout", [...])` picks some, or a variation."""
+    return request.param
+
+
+@pytest.fixture
+def tiny_config():
+    """`tiny_config(layout, **changes)`: a config whose sizes all differ, so that no two can be mistaken."""
+
+    def make(layout="plain-tied", **changes):
+        from yxanul import YxanulConfig
+
+        sizes = {
+            "vocab_size": 131,
+            "hidden_size": 48,
+            "intermediate_size": 72,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 64,
+            "attention_dropout": 0.0,
+        }
+        return YxanulConfig(**(sizes | LAYOUTS.get(layout, {}) | VARIATIONS.get(layout, {}) | changes))
+
+    return make
+
+
+@pytest.fixture
+def tiny_model(tiny_config):
+    """`tiny_model(layout, attention=..., **changes)`: a causal model from seed 0, in evaluation mode."""
+
+    def make(layout="plain-tied", attention="sdpa", **changes):
+        import torch
+
+        from yxanul import YxanulForCausalLM
+
+        torch.manual_seed(0)
+        return YxanulForCausalLM._from_config(
+            tiny_config(layout, **changes), attn_implementation=attention, dtype=torch.float32
+        ).eval()
+
+    return make
+
+
+@pytest.fixture
+def random_ids():
+    """`random_ids(rows, length)`: token ids from a seed; 0 to 2 are left to padding, start and end."""
+
+    def make(rows=2, length=12, seed=0):
+        import torch
+
+        return torch.randint(3, 131, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+    return make
