@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, initialization
 from transformers.activations import ACT2FN
@@ -203,7 +204,11 @@ class YxanulFactorisedHead(YxanulHead):
         return nn.functional.linear(self.embedding_weight, self.projection_weight)
 
     def forward(self, hidden_states: Tensor, targets: Tensor | None = None, **loss_options: Any) -> Tensor | TokenLoss:
-        latent = nn.functional.linear(hidden_states, self.projection_weight.t())
+        projection_weight: Tensor = self.projection_weight
+        if isinstance(hidden_states, DTensor):  # tensor parallelism splits the table; the projection stays whole
+            mesh = hidden_states.device_mesh
+            projection_weight = DTensor.from_local(projection_weight, mesh, [Replicate()], run_check=False)
+        latent = nn.functional.linear(hidden_states, projection_weight.t())
         if targets is None:
             return nn.functional.linear(latent, self.embedding_weight)
         return linear_cross_entropy(latent, self.embedding_weight, targets, **loss_options)
@@ -230,12 +235,10 @@ class YxanulPreTrainedModel(PreTrainedModel):
         A factorised table also gets N(0, initializer_range) and its projection N(0, 1 / R): an entry of their product,
         a sum of R terms, then has the standard deviation initializer_range that a plain table's entry has.
         """
-        super()._init_weights(module)
         if isinstance(module, YxanulEmbeddingProjection):
             initialization.normal_(module.weight, mean=0.0, std=module.weight.shape[1] ** -0.5)
-        elif isinstance(module, YxanulFactorisedHead):  # tied to the two above, unless a load left them apart
-            initialization.normal_(module.embedding_weight, mean=0.0, std=self.config.initializer_range)
-            initialization.normal_(module.projection_weight, mean=0.0, std=module.projection_weight.shape[1] ** -0.5)
+        elif not isinstance(module, YxanulFactorisedHead):  # whose factors are tied to those that are initialised here
+            super()._init_weights(module)
 
     def _set_gradient_checkpointing(
         self,
@@ -282,8 +285,17 @@ class YxanulPreTrainedModel(PreTrainedModel):
         self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
-            for name in HUB_FILES:
-                shutil.copyfile(Path(__file__).with_name(name), Path(save_directory, name))
+            _copy_hub_files(save_directory)
+
+    def _upload_modified_files(self, working_dir: str | Path, *args: Any, **kwargs: Any) -> Any:
+        """`save_pretrained(push_to_hub=True)` uploads before it returns."""
+        _copy_hub_files(working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+
+def _copy_hub_files(folder: str | Path) -> None:
+    for name in HUB_FILES:
+        shutil.copyfile(Path(__file__).with_name(name), Path(folder, name))
 
 
 class YxanulModel(YxanulPreTrainedModel):
@@ -329,7 +341,8 @@ class YxanulModel(YxanulPreTrainedModel):
         if positions is None:
             positions = (torch.arange(length, device=hidden_states.device) + seen).unsqueeze(0)
         if self.config.learned_position_embeddings:
-            hidden_states = hidden_states + self._learned_positions(positions)
+            self._check_positions(position_ids, last=seen + length - 1)
+            hidden_states = hidden_states + self.embed_positions(positions)
 
         # The mask comes before the cache: packed documents are only looked for where there is none.
         causal_mask = self._causal_mask(hidden_states, attention_mask, past_key_values, position_ids)
@@ -361,17 +374,20 @@ class YxanulModel(YxanulPreTrainedModel):
             raise ValueError(f"inputs_embeds are {embedded.shape[-1]} wide; this model takes {widths}.")
         return embedded
 
-    def _learned_positions(self, position_ids: Tensor) -> Tensor:
-        # On a GPU this check would wait for the device, and in a graph it would break it: there the table's own
-        # assertion stops the program.
-        if position_ids.device.type == "cpu" and not torch.compiler.is_compiling():
-            last, size = int(position_ids.max()), self.config.max_position_embeddings
-            if last >= size:
-                raise ValueError(
-                    f"Position {last} is past the learned table of max_position_embeddings={size}: "
-                    f"shorten the input to {size} tokens; learned positions cannot be extended as RoPE can."
-                )
-        return self.embed_positions(position_ids)
+    def _check_positions(self, position_ids: Tensor | None, last: int | Tensor) -> None:
+        """Only numbers that the host has: reading a GPU's would wait for it, and in a graph it would break it.
+
+        There the learned table's own assertion stops the program.
+        """
+        if position_ids is not None:
+            on_host = position_ids.device.type == "cpu" and not torch.compiler.is_compiling()
+            last = int(position_ids.max()) if on_host else 0
+        size = self.config.max_position_embeddings
+        if isinstance(last, int) and last >= size:
+            raise ValueError(
+                f"Position {last} is past the learned table of max_position_embeddings={size}: shorten the input to "
+                f"{size} tokens; learned positions cannot be extended as RoPE can."
+            )
 
     def _causal_mask(
         self,
@@ -429,7 +445,7 @@ class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Resizing makes a bare nn.Linear; the loss wants our head around its weight."""
-        if type(new_embeddings) is nn.Linear:
+        if type(new_embeddings) is nn.Linear and new_embeddings.bias is None:
             with torch.device("meta"):
                 head = YxanulHead(new_embeddings.in_features, new_embeddings.out_features)
             head.weight = new_embeddings.weight

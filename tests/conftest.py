@@ -17,6 +17,8 @@ spec.loader.exec_module(sys.modules["yxanul"])
 
 import pytest  # noqa: E402  after the environment is set
 
+collect_ignore = ["upstream"]  # upstream/run.py runs those, beside files that pip has to fetch first
+
 # A member of the family in every shape that its code tells apart; fixtures below build them small.
 LAYOUTS = {
     "plain-tied": {},
@@ -28,6 +30,7 @@ VARIATIONS = {
     "learned-positions": {"learned_position_embeddings": True},
     "geglu": {"hidden_act": "gelu_pytorch_tanh"},
     "one-key-per-query-head": {"num_key_value_heads": 6},
+    "wide-heads": {"head_dim": 12},
 }
 
 
@@ -84,5 +87,46 @@ def random_ids():
         import torch
 
         return torch.randint(3, 131, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+    return make
+
+
+class CountingBin:
+    """Stands for a TokenBin: the id of a token is its position, so a batch shows where it was read."""
+
+    row_length = None
+
+    def __init__(self, tokens, start=0):
+        import numpy as np
+
+        self.ids = np.arange(start, start + tokens)
+
+    def read(self, start, stop):
+        assert 0 <= start < stop <= len(self.ids)
+        return self.ids[start:stop]
+
+    def gather(self, starts, width):
+        import numpy as np
+
+        return self.ids[starts[:, None] + np.arange(width)]
+
+
+@pytest.fixture
+def counting_bin():
+    """`counting_bin(tokens, start=0)`: a bin whose ids are start, start + 1, ..."""
+    return CountingBin
+
+
+@pytest.fixture
+def packed_counting_bin():
+    """`packed_counting_bin(rows, length)`: row r holds 1000 r, 1000 r + 1, ...; length - r % 5 targets are real."""
+
+    def make(rows, length):
+        import numpy as np
+
+        packed = CountingBin(0)
+        packed.ids = (np.arange(rows)[:, None] * 1000 + np.arange(length + 1)).reshape(-1)
+        packed.row_length, packed.row_lengths = length, length - np.arange(rows) % 5
+        return packed
 
     return make

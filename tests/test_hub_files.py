@@ -182,3 +182,27 @@ def test_a_model_under_fsdp2_trains_by_our_loss_and_saves_the_same_folder(saved)
     assert config["architectures"] == ["YxanulForCausalLM"]
     model = transformers.AutoModelForCausalLM.from_pretrained(folder / "sharded").eval()
     assert torch.equal(model(torch.arange(3, 7)[None]).logits, torch.load(folder / "logits.pt"))
+
+
+def test_saving_with_an_upload_sends_the_code_along(tiny_model, tmp_path, monkeypatch):
+    """The library uploads inside `save_pretrained`; its Hub client is the only part that is not real here."""
+    from transformers.utils import hub
+
+    sent = []
+
+    class Client:
+        def create_repo(self, repo_id, **kwargs):
+            return type("Repository", (), {"repo_id": repo_id})
+
+        def create_commit(self, operations, **kwargs):
+            sent.extend(operation.path_in_repo for operation in operations)
+
+    client = Client()
+    for module in (hub, transformers.modeling_utils):
+        if hasattr(module, "hf_api"):
+            monkeypatch.setattr(module, "hf_api", lambda: client)
+        for name in ("create_repo", "create_commit"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, lambda *args, _call=getattr(client, name), **kw: _call(*args, **kw))
+    tiny_model().save_pretrained(tmp_path / "model", push_to_hub=True, repo_id="somebody/model")
+    assert HUB_FILES | {"config.json", "model.safetensors"} <= set(sent)
