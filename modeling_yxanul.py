@@ -80,6 +80,15 @@ class YxanulRotaryEmbedding(LlamaRotaryEmbedding):
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)  # (B, T, d / 2)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "YxanulRotaryEmbedding":
+        """Moves, but never casts: frequencies in bf16 would turn far positions by wrong angles."""
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move, recurse)
+
 
 def rotate(states_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """RoPE on the two halves of a head: the same sums as Llama's, without its negated and concatenated copy."""
@@ -334,7 +343,11 @@ class YxanulModel(YxanulPreTrainedModel):
         hidden_states = self._embed(input_ids, inputs_embeds)
         length, seen = hidden_states.shape[1], past_key_values.get_seq_length() if past_key_values is not None else 0
         if position_ids is None and kwargs.get("cu_seq_lens_q") is not None:
-            position_ids = _restarting_positions(kwargs["cu_seq_lens_q"], length)
+            if attention_mask is not None:
+                raise ValueError(
+                    "cu_seq_lens_q and attention_mask exclude each other: rows packed so have no padding."
+                )
+            position_ids = _restarting_positions(kwargs["cu_seq_lens_q"], *hidden_states.shape[:2])
         # Positions made here tell nothing that mask and layers do not know, so they are not passed on: flash attention
         # would look for documents in them in every layer, with a wait for the device each time.
         positions = position_ids
@@ -399,7 +412,7 @@ class YxanulModel(YxanulPreTrainedModel):
         plain_causal = attention_mask is None and position_ids is None and past_key_values is None
         exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
         if plain_causal and self.config._attn_implementation == "sdpa" and not exporting:
-            # under torch.compile (torch < 2.14) the library would make a 4D mask, and the flash path would be lost
+            # transformers 5.17 makes a 4D mask under torch.compile (seen with torch 2.11) and loses the flash path
             return None
         return create_causal_mask(
             config=self.config,
@@ -410,11 +423,11 @@ class YxanulModel(YxanulPreTrainedModel):
         )
 
 
-def _restarting_positions(cu_seq_lens: Tensor, length: int) -> Tensor:
-    """Positions in documents that begin at cu_seq_lens (0, 3, 7, ...), for one row of `length` tokens."""
-    tokens = torch.arange(length, device=cu_seq_lens.device)
+def _restarting_positions(cu_seq_lens: Tensor, rows: int, length: int) -> Tensor:
+    """Positions in documents that begin at cu_seq_lens (0, 3, 7, ...), counted through all rows laid end to end."""
+    tokens = torch.arange(rows * length, device=cu_seq_lens.device)
     documents = torch.searchsorted(cu_seq_lens, tokens.to(cu_seq_lens.dtype), right=True) - 1
-    return (tokens - cu_seq_lens[documents]).unsqueeze(0)
+    return (tokens - cu_seq_lens[documents]).view(rows, length)
 
 
 @dataclass
