@@ -20,7 +20,9 @@ if not __package__:  # a checkout that is not installed: make its folder the pac
 import sys
 
 VERBS = {
+    "data": ("yxanul.data.data_command", "prepare text as token bins; look into them, verify them"),
     "info": ("yxanul.info", "what a preset or checkpoint is made of: parameters, bytes, FLOPs"),
+    "tokenizer": ("yxanul.data.tokenizer_command", "train BPE or SuperBPE, compare tokenizers"),
 }
 HELP = ("-h", "--help")
 

@@ -17,6 +17,8 @@ spec.loader.exec_module(sys.modules["yxanul"])
 
 import pytest  # noqa: E402  after the environment is set
 
+sys.path.append(str(root / "tests"))  # for `hub_server`
+pytest_plugins = ["hub_server.fixture"]
 collect_ignore = ["upstream"]  # upstream/run.py runs those, beside files that pip has to fetch first
 
 # A member of the family in every shape that its code tells apart; fixtures below build them small.

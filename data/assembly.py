@@ -1,0 +1,151 @@
+"""Finished parts become bins, in the order of the parts: exact duplicates are dropped, the first one stays.
+
+One process, one pass; it copies about as fast as sha256 goes. Memory: a few parts of a megabyte each, and 16 bytes a
+document while duplicates are looked for.
+Not here: making the parts (part_files.py), what is kept when it is interrupted (prepare.py).
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from yxanul.bad_input import BadInput
+from yxanul.data.bin_writer import BinWriter, PackedBinWriter
+from yxanul.data.part_files import DIGEST, DIGESTS, DOCUMENT, RECORDS, TOKENS, Job, read_counts
+from yxanul.data.progress import Progress
+
+TRAIN, HELD_OUT = "train", "held_out"
+DUPLICATE = "duplicate"
+TOKENIZER_FACTS = ("name", "fingerprint", "vocabulary_size", "end_of_text_id")
+CHUNK_DOCUMENTS, CHUNK_TOKENS = 1 << 14, 1 << 22
+
+
+class _Chunk(NamedTuple):
+    ids: np.ndarray
+    documents: np.ndarray  # of type DOCUMENT
+    digests: np.ndarray
+
+
+def assemble(
+    sources: list[tuple[str, list[Path]]],
+    folder: Path,
+    job: Job,
+    row_length: int | None,
+    shard_tokens: int,
+    progress: Progress,
+) -> dict[str, dict[str, Any]]:
+    """`sources` are specs with their finished parts. Writes folder/train and, if wanted, folder/held_out; returns the
+    manifests. The held-out bin is never packed: it is there to compare documents one by one."""
+    writers = {TRAIN: _writer(folder / TRAIN, job, row_length, shard_tokens)}
+    if job.held_out:
+        writers[HELD_OUT] = _writer(folder / HELD_OUT, job, None, shard_tokens)
+    duplicates = _Duplicates([part for _, own in sources for part in own])
+    dropped: Counter[str] = Counter()
+    told: dict[str, list[dict[str, Any]]] = {name: [] for name in writers}
+    for spec, own in sources:
+        before = {name: _counts(writer) for name, writer in writers.items()}
+        for part in own:
+            dropped.update(read_counts(part))
+            for chunk in _chunks(part, job.dtype):
+                keep = duplicates.keep(chunk.digests)
+                dropped[DUPLICATE] += int(len(keep) - keep.sum())
+                held_out = chunk.documents["held_out"].astype(bool)
+                _add(writers[TRAIN], chunk, keep & ~held_out)
+                if job.held_out:
+                    _add(writers[HELD_OUT], chunk, keep & held_out)
+            progress.end_part()
+        for name, writer in writers.items():
+            told[name].append({"spec": spec} | {key: n - before[name][key] for key, n in _counts(writer).items()})
+    dropped = Counter({reason: count for reason, count in sorted(dropped.items()) if count})
+    if not writers[TRAIN].documents:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()) or "none"
+        raise BadInput(f"no training document is left (dropped: {reasons}): give more text or loosen the filters.")
+    maker = {name: getattr(job.tokenizer, name) for name in TOKENIZER_FACTS}
+    return {
+        name: writer.finish(tokenizer=maker, source=told[name], dropped=dict(dropped))
+        for name, writer in writers.items()
+    }
+
+
+def _writer(folder: Path, job: Job, row_length: int | None, shard_tokens: int) -> BinWriter:
+    if row_length is None:
+        return BinWriter(folder, job.dtype, shard_tokens)
+    return PackedBinWriter(folder, job.dtype, shard_tokens, row_length, job.tokenizer.end_of_text_id)
+
+
+def _counts(writer: BinWriter) -> dict[str, int]:
+    return {"documents": writer.documents, "tokens": writer.tokens, "bytes": writer.bytes}
+
+
+def _add(writer: BinWriter, chunk: _Chunk, keep: np.ndarray) -> None:
+    documents = chunk.documents[keep]
+    if len(documents):
+        whole = len(documents) == len(keep)
+        writer.add_tokens(chunk.ids if whole else chunk.ids[np.repeat(keep, chunk.documents["tokens"])])
+        writer.add_documents(documents["tokens"], documents["bytes"])
+
+
+def _chunks(part: Path, dtype: np.dtype) -> Iterator[_Chunk]:
+    """A part piece by piece: a few million ids, or one document if that is longer."""
+    with (
+        (part / TOKENS).open("rb") as tokens,
+        (part / RECORDS).open("rb") as records,
+        (part / DIGESTS).open("rb") as own,
+    ):
+        while len(documents := np.fromfile(records, DOCUMENT, CHUNK_DOCUMENTS)):
+            digests = np.fromfile(own, DIGEST, len(documents))
+            ends = np.cumsum(documents["tokens"], dtype=np.int64)
+            first = 0
+            while first < len(documents):
+                before = int(ends[first - 1]) if first else 0
+                last = max(first + 1, int(np.searchsorted(ends, before + CHUNK_TOKENS, "right")))
+                ids = np.fromfile(tokens, dtype, int(ends[last - 1]) - before)
+                yield _Chunk(ids, documents[first:last], digests[first:last])
+                first = last
+
+
+class _Duplicates:
+    """Tells which documents are the first with their text, when it is asked about all of them in order.
+
+    Sorted in place, 16 bytes a document are enough to find the digests that occur more than once; only these are kept.
+    """
+
+    def __init__(self, parts: list[Path]) -> None:
+        files = [part / DIGESTS for part in parts]
+        digests = np.empty(sum(file.stat().st_size for file in files) // DIGEST.itemsize, DIGEST)
+        room = digests.view(np.uint8).data
+        filled = 0
+        for file in files:
+            with file.open("rb") as handle:
+                while read := handle.readinto(room[filled:]):
+                    filled += read
+        digests.sort()
+        self._repeated = _repeated(digests)
+        self._seen = np.zeros(len(self._repeated), bool)
+
+    def keep(self, digests: np.ndarray) -> np.ndarray:
+        keep = np.ones(len(digests), bool)
+        if not len(self._repeated):
+            return keep
+        places = np.searchsorted(self._repeated, digests)
+        places[places == len(self._repeated)] = 0
+        suspects = np.flatnonzero(self._repeated[places] == digests)
+        keep[suspects] = False
+        numbers, first = np.unique(places[suspects], return_index=True)
+        new = ~self._seen[numbers]
+        keep[suspects[first[new]]] = True
+        self._seen[numbers] = True
+        return keep
+
+
+def _repeated(digests: np.ndarray) -> np.ndarray:
+    """Those of the sorted digests that are there twice or more, once; by pieces, so that masks stay small."""
+    found = [digests[:0]]
+    step = 1 << 20
+    for start in range(0, len(digests) - 1, step):
+        piece = digests[start : start + step + 1]
+        found.append(np.unique(piece[1:][piece[1:] == piece[:-1]]))
+    return np.unique(np.concatenate(found))

@@ -1,0 +1,43 @@
+"""Which source a block comes from, by quota: deterministic, exact over the long run, and found without counting.
+
+Of two sources the first gets block i when floor((i + 1) w) > floor(i w); of more, the first against all others, then
+the second against the rest, and so on. Weights are whole numbers, so nothing drifts at a billion blocks.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+class Mixture:
+    def __init__(self, weights: Sequence[int]) -> None:
+        """`weights` are positive whole numbers; only their proportions count."""
+        self.weights = tuple(weights)
+        self._rests = [sum(self.weights[index:]) for index in range(len(self.weights))]
+
+    def draw(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For each block's number: its source, and how many blocks that source gave before it."""
+        sources = np.empty(len(blocks), dtype=np.int64)
+        numbers = np.empty(len(blocks), dtype=np.int64)
+        open_blocks, places = np.arange(len(blocks)), np.asarray(blocks, dtype=np.int64)
+        for source, (weight, rest) in enumerate(zip(self.weights, self._rests, strict=True)):
+            given = _share(places, weight, rest)
+            mine = _share(places + 1, weight, rest) > given
+            sources[open_blocks[mine]] = source
+            numbers[open_blocks[mine]] = given[mine]
+            open_blocks, places = open_blocks[~mine], (places - given)[~mine]
+        return sources, numbers
+
+    def counts(self, blocks: int) -> list[int]:
+        """How many of the first `blocks` each source gives."""
+        counts = []
+        for weight, rest in zip(self.weights, self._rests, strict=True):
+            given = blocks // rest * weight + blocks % rest * weight // rest
+            counts.append(given)
+            blocks -= given
+        return counts
+
+
+def _share(places: np.ndarray, weight: int, rest: int) -> np.ndarray:
+    """floor(places x weight / rest), in steps that do not overflow."""
+    return places // rest * weight + places % rest * weight // rest

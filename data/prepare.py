@@ -1,0 +1,206 @@
+"""From sources to token bins: fast, resumable, and the same files whatever the number of processes.
+
+    prepare(["notes/", "hf:owner/name"], "gpt2", "bins/notes", held_out=0.01, workers=8)
+
+makes bins/notes/train and bins/notes/held_out. Until then the work is in bins/notes.partial: parts/ holds finished
+parts, then train/ and held_out/ are written, then parts/ goes, then the folder gets its name. Killed at any moment,
+the same call goes on from there; with other settings it refuses to.
+Not here: what happens to a part (part_files.py), to all of them (assembly.py), the command line (data_command.py).
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from yxanul.bad_input import BadInput
+from yxanul.data.assembly import HELD_OUT, TRAIN, assemble
+from yxanul.data.bin_writer import sync_folder, write_json
+from yxanul.data.bins import FORMAT, MANIFEST, VERSION, dtype_for
+from yxanul.data.decontamination import Contaminated
+from yxanul.data.part_files import Job, tasks_of
+from yxanul.data.progress import Progress, say
+from yxanul.data.sources import Source, open_source
+from yxanul.data.tokenizers import Tokenizer, load_tokenizer
+from yxanul.data.workers import do_tasks
+
+SHARD_TOKENS = 1 << 28
+SETTINGS, LOCK, PARTS, USED_PARTS = "settings.json", "lock", "parts", "used-parts"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def prepare(
+    sources: Sequence[str],
+    tokenizer: str,
+    out: str | Path,
+    *,
+    held_out: float = 0.0,
+    pack: int | None = None,
+    workers: int = 1,
+    min_tokens: int = 0,
+    decontaminate: Sequence[str] = (),
+    strict: bool = False,
+    shard_tokens: int = SHARD_TOKENS,
+) -> dict[str, dict[str, Any]]:
+    """Returns the manifests of the bins, by their names."""
+    out = Path(out)
+    partial = out.with_name(f"{out.name}.partial")
+    _check(out, held_out, pack, workers, min_tokens)
+    loaded = load_tokenizer(tokenizer)
+    opened = [open_source(spec, strict) for spec in sources]
+    _check_ids_fit(opened, loaded)
+    settings = {
+        "format": FORMAT,
+        "version": VERSION,
+        "sources": [source.identity() for source in opened],
+        "tokenizer": {"name": loaded.name, "fingerprint": loaded.fingerprint},
+        "held_out": held_out,
+        "pack": pack,
+        "min_tokens": min_tokens,
+        "decontaminate": [open_source(spec).identity() for spec in decontaminate],
+        "strict": strict,
+        "shard_tokens": shard_tokens,
+    }
+    job = Job(loaded, held_out, min_tokens, _contaminated(decontaminate))
+    try:
+        with _lock(partial):
+            _begin(partial, settings)
+            try:
+                if (partial / PARTS).exists():
+                    _make_bins(partial, opened, job, pack, workers, shard_tokens)
+            except BadInput:
+                if _is_empty(partial):
+                    shutil.rmtree(partial)
+                raise
+            return _give_name(partial, out)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise BadInput(
+            f"no room is left on the disk for {partial}: finished parts are kept; make room and run the same again."
+        ) from None
+
+
+def _check(out: Path, held_out: float, pack: int | None, workers: int, min_tokens: int) -> None:
+    if out.exists():
+        raise BadInput(f"{out} exists already: give another --out, or remove it.")
+    if not 0 <= held_out < 1:
+        raise BadInput(f"--held-out {held_out:g} must be a share from 0 to below 1, such as 0.01.")
+    if pack is not None and not 2 <= pack < 1 << 32:
+        raise BadInput(f"--pack {pack} must be at least 2: it is how many tokens a row holds.")
+    if workers < 1:
+        raise BadInput(f"--workers {workers} must be at least 1.")
+    if min_tokens < 0:
+        raise BadInput(f"--min-tokens {min_tokens} must be at least 0.")
+
+
+def _check_ids_fit(sources: list[Source], tokenizer: Tokenizer) -> None:
+    """A raw file whose numbers are too small was not written with this tokenizer."""
+    needed = dtype_for(tokenizer.vocabulary_size)
+    for source in sources:
+        for part in source.parts() if source.is_tokens else ():
+            dtype = part.tokens().dtype
+            if dtype.itemsize < needed.itemsize:
+                raise BadInput(
+                    f"{source.spec}: {dtype.name} cannot hold the {tokenizer.vocabulary_size:,} ids of "
+                    f"{tokenizer.name}: give dtype={needed.name}, or the tokenizer that wrote the file."
+                )
+
+
+def _contaminated(specs: Sequence[str]) -> Contaminated | None:
+    if not specs:
+        return None
+    contaminated = Contaminated(list(specs))
+    if contaminated.too_short:
+        say(f"{contaminated.too_short:,} evaluation texts have less than {contaminated.n} words: they cannot be met.")
+    return contaminated
+
+
+@contextlib.contextmanager
+def _lock(partial: Path) -> Iterator[None]:
+    """Creates the folder of unfinished work. The lock ends with the process, however that ends."""
+    partial.mkdir(parents=True, exist_ok=True)
+    with (partial / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"another process is at work in {partial}: wait for it, or give another --out.") from None
+        except OSError:  # a file system without locks: nobody watches
+            pass
+        yield
+
+
+def _begin(partial: Path, settings: dict[str, Any]) -> None:
+    """Settings without parts/ mean that the bins are finished, so parts/ comes first."""
+    if not (partial / SETTINGS).exists() or _is_empty(partial):
+        (partial / PARTS).mkdir(exist_ok=True)
+        write_json(partial / SETTINGS, settings)
+        return
+    earlier = json.loads((partial / SETTINGS).read_text(encoding="utf-8"))
+    settings = json.loads(json.dumps(settings))  # as a file gives them back
+    different = [
+        f"{key} was {_short(earlier.get(key))}, is now {_short(settings.get(key))}"
+        for key in settings
+        if earlier.get(key) != settings[key]
+    ]
+    if different:
+        raise BadInput(
+            f"{partial} was begun with other settings ({'; '.join(different)}): repeat them, or remove {partial}."
+        )
+
+
+def _is_empty(partial: Path) -> bool:
+    """No part is finished, so nothing is lost by beginning again."""
+    parts = partial / PARTS
+    return parts.exists() and all(folder.suffix == ".partial" for folder in parts.iterdir())
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _make_bins(
+    partial: Path, sources: list[Source], job: Job, row_length: int | None, workers: int, shard_tokens: int
+) -> None:
+    tasks = [tasks_of(source, f"{number:03d}") for number, source in enumerate(sources)]
+    parts = partial / PARTS
+    for leftover in parts.glob("*.partial"):
+        shutil.rmtree(leftover, ignore_errors=True)  # a worker of the killed run may still write there
+    everything = [(task, parts / task.name) for own in tasks for task in own]
+    todo = [(task, folder) for task, folder in everything if not folder.exists()]
+    with Progress("tokens", len(everything), len(everything) - len(todo)) as progress:
+        if todo:
+            do_tasks(todo, job, workers, progress)
+
+    for name in (TRAIN, HELD_OUT):
+        if (partial / name).exists():
+            shutil.rmtree(partial / name)
+    with Progress("bins", len(everything), 0) as progress:
+        own_parts = [[parts / task.name for task in own] for own in tasks]
+        specs = [source.spec for source in sources]
+        assemble(list(zip(specs, own_parts, strict=True)), partial, job, row_length, shard_tokens, progress)
+    sync_folder(partial)
+    parts.rename(partial / USED_PARTS)
+
+
+def _give_name(partial: Path, out: Path) -> dict[str, dict[str, Any]]:
+    """The bins are whole. The parts go, and one rename makes the result visible."""
+    used = partial / USED_PARTS
+    shutil.rmtree(used, ignore_errors=True)
+    if used.exists():  # a worker of a killed run wrote there once more before it noticed
+        time.sleep(1)
+        shutil.rmtree(used)
+    if out.exists():  # an empty folder would be replaced in silence
+        raise BadInput(f"{out} came into being meanwhile: remove it and run the same again.")
+    (partial / LOCK).unlink()
+    partial.rename(out)
+    sync_folder(out.parent)
+    return {
+        file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob(f"*/{MANIFEST}"))
+    }

@@ -1,0 +1,140 @@
+"""The rows of any step, from a plan and its bins: a pure function of (plan, seed, step), however a run got there.
+
+`Stream(plan, bins, seed).batch(step, first, last)` reads rows first..last-1 of the step's rows, `micro_batch_rows`
+says which are a rank's. Numpy only: training makes tensors of them.
+Not here: a random state (the shuffle is a stateless permutation of blocks), masks (position_ids tell documents apart).
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from yxanul.data.bins import TokenBin
+from yxanul.data.plan import Plan, Position
+from yxanul.data.shuffle import permute
+
+IGNORED = -100
+# Shorter blocks are gathered by one index array; longer ones are copied one by one, which is faster (docs/LOG.md)
+SHORT_BLOCK = 1024
+# Blocks are located this many at a time: the shuffle of a few takes longer than reading them (docs/LOG.md)
+LOCATED_AT_ONCE = 4096
+
+
+class Batch(NamedTuple):
+    """Both int64 and of shape (rows, length); the target of a position is the token behind it."""
+
+    input_ids: np.ndarray
+    targets: np.ndarray
+
+
+def micro_batch_rows(rows: int, micro: int, rank: int, processes: int, accumulation: int) -> range:
+    """Which of a step's rows are micro-batch `micro` of `rank`: together all of them, whatever the number of ranks."""
+    count = rows // (processes * accumulation)
+    first = (micro * processes + rank) * count
+    return range(first, first + count)
+
+
+def restarting_positions(input_ids: np.ndarray, end_of_text_id: int) -> np.ndarray:
+    """Position ids for a document mask: a document begins at the end-of-text token before it, or with its row."""
+    places = np.broadcast_to(np.arange(input_ids.shape[1]), input_ids.shape)
+    starts = np.where(input_ids == end_of_text_id, places, 0)
+    return places - np.maximum.accumulate(starts, axis=1)
+
+
+class Stream:
+    def __init__(self, plan: Plan, bins: Mapping[str, TokenBin], seed: int) -> None:
+        """`bins` by the names of the plan's sources."""
+        self.plan, self.bins, self.seed = plan, dict(bins), seed
+        self._located: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+
+    def batch(self, step: int, first: int, last: int) -> Batch:
+        position = self.plan.at(step)
+        length = position.length
+        shape = (last - first, length)
+        batch = Batch(np.empty(shape, np.int64), np.empty(shape, np.int64))
+        self._fill(position, position.first_token + first * length, batch)
+        return batch
+
+    def _fill(self, position: Position, first_token: int, batch: Batch) -> None:
+        """Read the stage's stream from `first_token` on, block by block."""
+        block, tokens = self.plan.block, batch.input_ids.size
+        numbers = range(first_token // block, (first_token + tokens - 1) // block + 1)
+        sources, places = self._locate(position.stage_index, numbers)
+        inputs, targets = batch.input_ids.reshape(-1), batch.targets.reshape(-1)
+        packed = any(source.row_length for source in self.plan.stages[position.stage_index].sources)
+        if block < SHORT_BLOCK and not packed:
+            self._gather(position.stage_index, sources, places, first_token - numbers.start * block, inputs, targets)
+            return
+        for number, source, place in zip(numbers, sources.tolist(), places.tolist(), strict=True):
+            begin = max(first_token, number * block)
+            end = min(first_token + tokens, (number + 1) * block)
+            out = slice(begin - first_token, end - first_token)
+            self._read(position.stage_index, source, place, begin - number * block, inputs[out], targets[out])
+
+    def _locate(self, stage_index: int, numbers: range) -> tuple[np.ndarray, np.ndarray]:
+        """For each block of the stage's stream: its source in the stage, and its place in that source's bin."""
+        parts = []
+        for chunk in range(numbers.start // LOCATED_AT_ONCE, (numbers.stop - 1) // LOCATED_AT_ONCE + 1):
+            if (stage_index, chunk) not in self._located:
+                if len(self._located) > 1:  # a batch may lie across two chunks; older ones do not come back
+                    self._located.clear()
+                begin = chunk * LOCATED_AT_ONCE
+                blocks = np.arange(begin, begin + LOCATED_AT_ONCE)
+                self._located[stage_index, chunk] = self._locate_afresh(stage_index, blocks)
+            parts.append(self._located[stage_index, chunk])
+        sources, places = (np.concatenate(column) for column in zip(*parts, strict=True))
+        offset = numbers.start % LOCATED_AT_ONCE
+        return sources[offset : offset + len(numbers)], places[offset : offset + len(numbers)]
+
+    def _locate_afresh(self, stage_index: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        stage = self.plan.stages[stage_index]
+        sources, drawn = self.plan.mixtures[stage_index].draw(numbers)
+        places = np.empty_like(drawn)
+        for index, source in enumerate(stage.sources):
+            mine = np.flatnonzero(sources == index)
+            count = source.blocks(self.plan.block)
+            name_index = self.plan.source_names.index(source.name)
+            epochs, within = np.divmod(drawn[mine] + self.plan.blocks_before[stage_index][source.name], count)
+            for epoch in np.unique(epochs):
+                here = epochs == epoch
+                places[mine[here]] = permute(within[here], count, (self.seed, name_index, int(epoch)))
+        return sources, places
+
+    def _read(
+        self, stage_index: int, source: int, place: int, offset: int, inputs: np.ndarray, targets: np.ndarray
+    ) -> None:
+        """A part of one block, from `offset` in it."""
+        token_bin = self.bins[self.plan.stages[stage_index].sources[source].name]
+        begin = place * self.plan.block + offset
+        if token_bin.row_length is None:
+            tokens = token_bin.read(begin, begin + len(inputs) + 1)
+            inputs[:] = tokens[:-1]
+            targets[:] = tokens[1:]
+            return
+        length = token_bin.row_length
+        first_row, rows = begin // length, len(inputs) // length
+        stored = token_bin.read(first_row * (length + 1), (first_row + rows) * (length + 1)).reshape(rows, length + 1)
+        inputs.reshape(rows, length)[:] = stored[:, :-1]
+        targets = targets.reshape(rows, length)
+        targets[:] = stored[:, 1:]
+        real = token_bin.row_lengths[first_row : first_row + rows]
+        targets[np.arange(length) >= real[:, None]] = IGNORED
+
+    def _gather(
+        self,
+        stage_index: int,
+        sources: np.ndarray,
+        places: np.ndarray,
+        offset: int,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+    ) -> None:
+        """Many short blocks by index arrays; what lies before `offset` in the first and behind the last is cut off."""
+        block = self.plan.block
+        tokens = np.empty((len(places), block + 1), np.int64)
+        for index, source in enumerate(self.plan.stages[stage_index].sources):
+            mine = np.flatnonzero(sources == index)
+            tokens[mine] = self.bins[source.name].gather(places[mine] * block, block + 1)
+        inputs[:] = tokens[:, :-1].reshape(-1)[offset : offset + len(inputs)]
+        targets[:] = tokens[:, 1:].reshape(-1)[offset : offset + len(targets)]
