@@ -1,7 +1,7 @@
 """The command line: `yxanul VERB ...`, `python -m yxanul VERB ...`, or `python CHECKOUT VERB ...` uninstalled.
 
 One table from verb to module; a verb's module is imported when it is called, so `--help` loads nothing heavy.
-Exit codes: 0 done, 2 bad input.
+Exit codes: 0 done, 2 bad input, 4 stopped by Ctrl-C.
 """
 
 if not __package__:  # a checkout that is not installed: make its folder the package `yxanul`
@@ -52,11 +52,17 @@ def main(arguments: list[str] | None = None) -> int:
     except BadInput as error:
         print(f"yxanul: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    except KeyboardInterrupt:
+        print(f"yxanul: {verb} was stopped.", file=sys.stderr)  # noqa: T201
+        return 4
     except BrokenPipeError:  # `yxanul ... | head`: the reader has what it wants
         import os
 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(f"yxanul: {error.filename or verb}: {error.strerror or error}.", file=sys.stderr)  # noqa: T201
+        return 2
 
 
 def _help() -> str:

@@ -1,12 +1,13 @@
 """Tokens per CPU second of `data prepare`, of a bare encoding loop, and of datasets.map, on the same documents.
 
-Run: python benchmarks/tokenization.py [--megabytes 6] [--repeats 12] [--vocabulary 32768]
-One process, one thread; the ways take turns and are compared turn by turn, for whole source files and for paragraphs.
-On a machine that others use too, each way's best turn says more than its median: company only slows.
+Run: python benchmarks/tokenization.py [--megabytes 12] [--repeats 5] [--vocabulary 32768]
+One process, one thread; the ways take turns, on whole source files and on their paragraphs.
 The bare loop holds all texts in memory, encodes them and keeps nothing. `data prepare` does all of its work: it reads
 jsonl, encodes, hashes, writes parts, drops duplicates, writes bins with their sha256. datasets.map starts from an open
 data set and writes its Arrow cache: with the same call of `tokenizers`, and as its documentation has it, where the
 tokenizer of transformers adds an attention mask.
+Encoding takes nearly all of the time, and company on the machine changes it by half from turn to turn. So each way
+tells what share of its own time passed inside the encoding calls, which is free of that; the last columns compare it.
 Not here: several processes (no ids pass between ours, so CPU seconds add up), text other than Python's own library.
 """
 
@@ -16,8 +17,10 @@ import io
 import json
 import os
 import shutil
+import statistics
 import sysconfig
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -25,23 +28,15 @@ from typing import Any
 
 os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
-from measuring import (  # noqa: E402  after the environment is set
-    print_header,
-    print_table,
-    ratios,
-    seconds_in_turns,
-    summary,
-    use_one_thread,
-)
+from measuring import print_header, print_table, summary, use_one_thread  # noqa: E402  after the environment is set
 
 BARE, OURS = "bare encode_batch_fast loop", "data prepare"
 HEADINGS = [
     "way, medians (ranges)",
     "thousand tokens per CPU s",
+    "share of its time in encoding",
     "of the bare loop",
     "data prepare against it",
-    "best turns: of the bare loop",
-    "best turns: data prepare against it",
 ]
 DOCUMENTS_AT_ONCE = 1000  # in the bare loop, and datasets.map's default
 
@@ -61,35 +56,52 @@ def library_texts(split: str, characters: int) -> list[str]:
     return list(texts)
 
 
-def ways(texts: list[str], folder: Path, tokenizer_folder: Path) -> dict[str, Callable[[], int]]:
+class Stopwatch:
+    """CPU seconds inside the functions that it wraps."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def wrap(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def timed(argument: Any) -> Any:
+            began = time.process_time()
+            result = function(argument)
+            self.seconds += time.process_time() - began
+            return result
+
+        return timed
+
+
+def ways(texts: list[str], folder: Path, tokenizer_folder: Path, watch: Stopwatch) -> dict[str, Callable[[], int]]:
     """Each encodes all texts once and returns how many tokens that were."""
     import datasets
     from transformers import PreTrainedTokenizerFast
 
-    from yxanul.data.prepare import prepare
-    from yxanul.data.tokenizers import load_tokenizer
+    from yxanul.data import prepare as prepare_module
+    from yxanul.data.tokenizers import Tokenizer, load_tokenizer
 
-    wrapped = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
-    wrapped.model_input_names = ["input_ids", "attention_mask"]
-    datasets.disable_progress_bars()
+    def fresh() -> Tokenizer:
+        tokenizer = load_tokenizer(tokenizer_folder)
+        tokenizer.encode_batch = watch.wrap(tokenizer.encode_batch)  # type: ignore[method-assign]
+        return tokenizer
+
+    prepare_module.load_tokenizer = lambda name: fresh()  # type: ignore[assignment,misc]
     source = folder / "texts.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    data_set = datasets.Dataset.from_dict({"text": texts})
-    data_set.save_to_disk(folder / "data_set")
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_dict({"text": texts}).save_to_disk(folder / "data_set")
     data_set = datasets.load_from_disk(folder / "data_set")
 
     def bare() -> int:
-        tokens, tokenizer = 0, load_tokenizer(tokenizer_folder)
+        tokens, encode = 0, fresh().encode_batch
         for start in range(0, len(texts), DOCUMENTS_AT_ONCE):
-            batch = texts[start : start + DOCUMENTS_AT_ONCE]
-            encodings = tokenizer.backend.encode_batch_fast(batch, add_special_tokens=False)
-            tokens += sum(len(encoding.ids) for encoding in encodings)
+            tokens += sum(map(len, encode(texts[start : start + DOCUMENTS_AT_ONCE])))
         return tokens
 
     def ours() -> int:
         shutil.rmtree(folder / "bins", ignore_errors=True)
         with contextlib.redirect_stderr(io.StringIO()):
-            manifest = prepare([str(source)], str(tokenizer_folder), folder / "bins")["train"]
+            manifest = prepare_module.prepare([str(source)], str(tokenizer_folder), folder / "bins")["train"]
         assert manifest["documents"] == len(texts)
         return manifest["tokens"] - manifest["documents"]
 
@@ -97,43 +109,52 @@ def ways(texts: list[str], folder: Path, tokenizer_folder: Path) -> dict[str, Ca
         cache = folder / "cache.arrow"
         cache.unlink(missing_ok=True)
         made = data_set.map(
-            encode,
-            batched=True,
-            remove_columns="text",
-            cache_file_name=str(cache),
-            load_from_cache_file=False,
+            encode, batched=True, remove_columns="text", cache_file_name=str(cache), load_from_cache_file=False
         )
         return sum(len(chunk.flatten()) for chunk in made.data.column("input_ids").chunks)
+
+    def mapped_plain() -> int:
+        encode = fresh().encode_batch
+        return mapped(lambda rows: {"input_ids": encode(rows["text"])})
+
+    def mapped_transformers() -> int:
+        wrapped = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
+        wrapped.model_input_names = ["input_ids", "attention_mask"]
+        encode = watch.wrap(wrapped)
+        return mapped(lambda rows: encode(rows["text"]))
 
     return {
         BARE: bare,
         OURS: ours,
-        "datasets.map, encode_batch_fast": lambda: mapped(ids_of(load_tokenizer(tokenizer_folder))),
-        "datasets.map, transformers": lambda: mapped(lambda rows: wrapped(rows["text"])),
+        "datasets.map, encode_batch_fast": mapped_plain,
+        "datasets.map, transformers": mapped_transformers,
     }
 
 
-def ids_of(tokenizer: Any) -> Callable[[Any], Any]:
-    return lambda rows: {"input_ids": tokenizer.encode_batch(rows["text"])}
-
-
 def compare(name: str, texts: list[str], folder: Path, tokenizer_folder: Path, repeats: int) -> list[list[str]]:
-    works = ways(texts, folder, tokenizer_folder)
-    counts = {way: work() for way, work in works.items()}
+    watch = Stopwatch()
+    works = ways(texts, folder, tokenizer_folder, watch)
+    counts = {way: work() for way, work in works.items()}  # the first round also pays for imports
     tokens = counts[BARE]
     assert set(counts.values()) == {tokens}, counts
-    seconds = seconds_in_turns(works, repeats)
-    speeds = {way: [tokens / value for value in values] for way, values in seconds.items()}
+    speeds: dict[str, list[float]] = {way: [] for way in works}
+    shares: dict[str, list[float]] = {way: [] for way in works}
+    for _ in range(repeats):
+        for way, work in works.items():
+            watch.seconds, began = 0.0, time.process_time()
+            work()
+            seconds = time.process_time() - began
+            speeds[way].append(tokens / seconds)
+            shares[way].append(watch.seconds / seconds)
     text_bytes = sum(len(text.encode()) for text in texts)
     print(f"{name}: {len(texts):,} documents, {text_bytes / 1e6:.1f} MB, {tokens:,} tokens")
     return [
         [
             way,
             summary(values, 1e-3),
-            summary(ratios(values, speeds[BARE]), digits=2),
-            summary(ratios(speeds[OURS], values), digits=2),
-            f"{max(values) / max(speeds[BARE]):.2f}",
-            f"{max(speeds[OURS]) / max(values):.2f}",
+            summary(shares[way], digits=3),
+            f"{statistics.median(shares[way]) / statistics.median(shares[BARE]):.2f}",
+            f"{statistics.median(shares[OURS]) / statistics.median(shares[way]):.2f}",
         ]
         for way, values in speeds.items()
     ]
@@ -141,8 +162,8 @@ def compare(name: str, texts: list[str], folder: Path, tokenizer_folder: Path, r
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--megabytes", type=float, default=6)
-    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--megabytes", type=float, default=12)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--vocabulary", type=int, default=32_768)
     arguments = parser.parse_args()
 

@@ -23,6 +23,10 @@ TOKENIZER_FACTS = ("name", "fingerprint", "vocabulary_size", "end_of_text_id")
 CHUNK_DOCUMENTS, CHUNK_TOKENS = 1 << 14, 1 << 22
 
 
+class NothingLeft(BadInput):
+    """No finished part is worth keeping either."""
+
+
 class _Chunk(NamedTuple):
     ids: np.ndarray
     documents: np.ndarray  # of type DOCUMENT
@@ -61,8 +65,8 @@ def assemble(
             told[name].append({"spec": spec} | {key: n - before[name][key] for key, n in _counts(writer).items()})
     dropped = Counter({reason: count for reason, count in sorted(dropped.items()) if count})
     if not writers[TRAIN].documents:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()) or "none"
-        raise BadInput(f"no training document is left (dropped: {reasons}): give more text or loosen the filters.")
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()) or "nothing"
+        raise NothingLeft(f"no training document is left (dropped: {reasons}): give more text or loosen the filters.")
     maker = {name: getattr(job.tokenizer, name) for name in TOKENIZER_FACTS}
     return {
         name: writer.finish(tokenizer=maker, source=told[name], dropped=dict(dropped))

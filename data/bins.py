@@ -57,8 +57,7 @@ class TokenBin:
         self._maps: dict[str, np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {"folder", "manifest", "dtype", "documents", "end_of_text_id", "row_length", "tokens", "rows"}
-        return {name: self.__dict__[name] for name in (*kept, "_file_tokens")} | {"_maps": {}}
+        return self.__dict__ | {"_maps": {}}
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Ids start .. stop - 1, read-only where they lie in one file."""
@@ -116,6 +115,16 @@ def open_bin(folder: str | Path, tokenizer_fingerprint: str | None = None) -> To
     """Refuses a bin of another tokenizer, and one whose files do not have the sizes that its manifest says."""
     folder = Path(folder)
     manifest = _read_manifest(folder)
+    try:
+        token_bin = _checked(folder, manifest, tokenizer_fingerprint)
+    except BadInput:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # somebody wrote into it
+        raise BadInput(f"{folder / MANIFEST} is damaged ({error!r}); copy or prepare the bin again.") from None
+    return token_bin
+
+
+def _checked(folder: Path, manifest: dict[str, Any], tokenizer_fingerprint: str | None) -> TokenBin:
     maker = manifest["tokenizer"]
     if tokenizer_fingerprint is not None and maker["fingerprint"] != tokenizer_fingerprint:
         raise BadInput(
@@ -175,7 +184,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
     if not file.is_file():
         inside = [path.name for path in find_bins(folder)]
-        raise BadInput(f"{folder} holds several bins ({', '.join(inside)}): name one of them.")
+        raise BadInput(f"{folder} holds bins ({', '.join(inside)}), and is none: name one of them.")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -191,9 +200,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def _check_counts(token_bin: TokenBin) -> None:
     """What the manifest says must agree with itself, so that no reader falls off the end of a file."""
     manifest, folder = token_bin.manifest, token_bin.folder
-    if manifest["tokenizer"]["vocabulary_size"] > np.iinfo(token_bin.dtype).max + 1:
+    maker = manifest["tokenizer"]
+    if not 0 <= maker["end_of_text_id"] < maker["vocabulary_size"]:
         raise BadInput(
-            f"{folder} is damaged: {manifest['dtype']} cannot hold the {manifest['tokenizer']['vocabulary_size']:,} "
+            f"{folder} is damaged: its end-of-text id is outside of the vocabulary; prepare the text again."
+        )
+    if maker["vocabulary_size"] > np.iinfo(token_bin.dtype).max + 1:
+        raise BadInput(
+            f"{folder} is damaged: {manifest['dtype']} cannot hold the {maker['vocabulary_size']:,} "
             "ids of its tokenizer; prepare the text again."
         )
     counts = {DOCUMENTS: token_bin.documents, BYTES: token_bin.documents}

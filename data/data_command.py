@@ -1,7 +1,7 @@
-"""`yxanul data prepare|info|verify|show`: text becomes token bins; look at them, check them.
+"""`yxanul data prepare|info|verify|show|publish`: text becomes token bins; look at them, check them, copy them.
 
     yxanul data prepare --source notes/ --source hf:owner/name --tokenizer gpt2 --out bins/notes --held-out 0.01
-    yxanul data info bins/notes         yxanul data show bins/notes/train 3        (--rows: of a packed bin)
+    yxanul data info bins/notes         yxanul data show bins/notes/train 3
 
 Not here: the work (prepare.py), how sources are written (sources.py), training tokenizers (`yxanul tokenizer`).
 """
@@ -21,7 +21,7 @@ from yxanul.data.tokenizers import Tokenizer, load_tokenizer
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="yxanul data", description=__doc__.partition("\n")[0], allow_abbrev=False)
-    verbs = parser.add_subparsers(required=True, metavar="prepare|info|verify|show")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
     for name, (function, about, add_arguments) in VERBS.items():
         verb = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
         add_arguments(verb)
@@ -97,9 +97,9 @@ def _info(options: argparse.Namespace) -> None:
             f"  tokenizer  {maker['name']}, {maker['vocabulary_size']:,} ids, end of text {maker['end_of_text_id']}, "
             f"fingerprint {maker['fingerprint']}"
         )
-        for source in manifest["source"]:
+        for source in manifest.get("source", []):
             _print(f"  source     {source['spec']}: {source['documents']:,} documents, {source['tokens']:,} tokens")
-        for reason, count in manifest["dropped"].items():
+        for reason, count in manifest.get("dropped", {}).items():
             _print(f"  dropped    {count:,} {reason} (of the whole corpus)")
 
 
@@ -128,26 +128,36 @@ def _verify(options: argparse.Namespace) -> None:
 
 def _show_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="one bin")
-    parser.add_argument("number", type=int, help="of the document (or row), from 0")
-    parser.add_argument("--rows", action="store_true", help="of a packed bin: a row instead of a document")
+    parser.add_argument("number", type=int, help="of the document, or of the row of a packed bin, from 0")
     parser.add_argument("--tokenizer", help="where the tokenizer is now (default: where it was)")
 
 
 def _show(options: argparse.Namespace) -> None:
     manifest = open_bin(options.folder).manifest
-    tokenizer = load_tokenizer(options.tokenizer or manifest["tokenizer"]["name"])
+    try:
+        tokenizer = load_tokenizer(options.tokenizer or manifest["tokenizer"]["name"])
+    except BadInput as error:
+        raise BadInput(f"{error} Say with --tokenizer where the bin's tokenizer is now.") from None
     token_bin = open_bin(options.folder, tokenizer.fingerprint)
     is_packed = token_bin.row_length is not None
-    if is_packed and not options.rows:
-        raise BadInput(f"{options.folder} is packed, its documents lie in rows: give --rows to see one.")
-    if options.rows and not is_packed:
-        raise BadInput(f"{options.folder} is a stream, which has no rows: leave out --rows to see a document.")
     count = token_bin.rows if is_packed else token_bin.documents
     if not 0 <= options.number < count:
         what = "rows" if is_packed else "documents"
         raise BadInput(f"{options.folder} has {count:,} {what}, numbered from 0: there is no {options.number}.")
     show = show_row if is_packed else show_document
     _print(show(token_bin, options.number, tokenizer))
+
+
+def _publish_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help="one bin")
+    parser.add_argument("url", help="where it goes: s3://..., gs://..., anything that fsspec knows")
+
+
+def _publish(options: argparse.Namespace) -> None:
+    from yxanul.data.remote import publish
+
+    publish(options.folder, options.url)
+    _print(f"{options.url}: {_summary(open_bin(options.folder).manifest)}")
 
 
 def show_document(token_bin: TokenBin, number: int, tokenizer: Tokenizer) -> str:
@@ -188,4 +198,5 @@ VERBS = {
     "info": (_info, "what is in a bin", _info_arguments),
     "verify": (_verify, "compare every file of a bin with its sha256", _verify_arguments),
     "show": (_show, "decode a document, or a row of a packed bin", _show_arguments),
+    "publish": (_publish, "copy a bin to a URL", _publish_arguments),
 }

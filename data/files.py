@@ -11,12 +11,12 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 from yxanul.bad_input import BadInput
-from yxanul.data.columns import Columns, kind_of
+from yxanul.data.columns import NULL, Columns, kind_of
 from yxanul.data.documents import Finding
 from yxanul.data.formats import RECORDS, Slice, open_parquet, parquet_kinds, readable, text_findings
 
@@ -28,6 +28,7 @@ TEXT_ENDING = re.compile(
     r"php|lua|pl|r|jl|hs|ml|swift|sh|sql|css|toml|yaml|yml|ini|cfg)"
 )
 COMPRESSED = (".gz", ".zst")
+COLUMNS_FROM = 100  # records that are looked at to learn which columns a file has
 
 Item = TypeVar("Item")
 
@@ -81,6 +82,7 @@ def grouped(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> l
 
 def matching_files(location: str) -> list[str]:
     """What a path, a folder or a pattern means, sorted by name."""
+    location = os.path.expanduser(location)  # behind `raw:` the shell does not
     if os.path.isfile(location):
         return [location]
     if os.path.isdir(location):
@@ -106,9 +108,18 @@ def identity_of(paths: Iterable[str]) -> dict[str, Any]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    for directory, folders, names in os.walk(folder):
+    met = set()  # links are followed, in a circle only once
+    for directory, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_unlisted):
+        if os.path.realpath(directory) in met:
+            folders.clear()
+            continue
+        met.add(os.path.realpath(directory))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (os.path.join(directory, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _refuse_unlisted(error: OSError) -> None:
+    raise BadInput(f"{error.filename} cannot be listed: {error.strerror}.")
 
 
 def _is_known(ending: str) -> bool:
@@ -133,10 +144,11 @@ def _resolved(path: str, form: str, columns: Columns) -> Columns:
     if form == "parquet":
         return columns.resolved(parquet_kinds(path), path)
     with readable(path):
-        for record, _, _ in RECORDS[form](Slice(path, form), []):
-            if record is not None:
-                return columns.resolved({name: kind_of(value) for name, value in record.items()}, path)
-    return columns  # no record will ever ask for them
+        records = (record for record, _, _ in RECORDS[form](Slice(path, form), []) if record is not None)
+        kinds: dict[str, str] = {}
+        for record in islice(records, COLUMNS_FROM):
+            kinds |= {name: kind_of(value) for name, value in record.items() if kinds.get(name, NULL) == NULL}
+    return columns.resolved(kinds, path) if kinds else columns  # without records nobody will ask for them
 
 
 def _cut(path: str, form: str, split: str) -> Iterator[Slice]:

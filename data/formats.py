@@ -139,7 +139,7 @@ def _jsonl_records(piece: Slice, _: list[str]) -> Iterator[Record]:
             continue
         try:
             values = json.loads(found.text)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             values = None
         yield Record(values, found.place) if isinstance(values, dict) else Record(None, found.place, NOT_A_RECORD)
 
@@ -149,10 +149,13 @@ def _json_records(piece: Slice, _: list[str]) -> Iterator[Record]:
         text = file.read().decode("utf-8-sig", "surrogateescape")
     try:
         values = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{piece.path} is no JSON: {error}; one record a line belongs into a .jsonl file.") from None
     if not isinstance(values, list):
-        raise BadInput(f"{piece.path} must hold a list of records; it holds {type(values).__name__}.")
+        raise BadInput(
+            f"{piece.path} must hold a list of records; it holds {type(values).__name__}. Of a folder, "
+            "name the files that you mean, such as 'notes/**/*.md'."
+        )
     for number, record in enumerate(values, 1):
         place = f"{piece.path}, record {number}"
         yield Record(record, place) if isinstance(record, dict) else Record(None, place, NOT_A_RECORD)
@@ -164,7 +167,7 @@ def _csv_records(piece: Slice, _: list[str]) -> Iterator[Record]:
         open_bytes(piece.path) as file,
         io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text,
     ):
-        rows = csv.reader(text)
+        rows = csv.reader(text, strict=True)  # else an open quote swallows the rest of the file in silence
         names = next(rows, [])
         for row in rows:
             if row:
@@ -177,7 +180,7 @@ def open_parquet(path: str) -> Any:
         # a row group may be gigabytes: read it a piece at a time
         return pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
     except (pyarrow.ArrowException, OSError) as error:
-        raise BadInput(f"{path} cannot be read as parquet: {error}.") from None
+        raise BadInput(f"{path} cannot be read as parquet: {str(error).rstrip('.')}.") from None
 
 
 def parquet_kinds(path: str) -> dict[str, str]:
@@ -191,7 +194,7 @@ def _arrow_kind(pyarrow: Any, kind: Any) -> str:
     types = pyarrow.types
     if types.is_dictionary(kind):
         kind = kind.value_type
-    if types.is_string(kind) or types.is_large_string(kind):
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return TEXT
     return LIST if types.is_list(kind) or types.is_large_list(kind) else str(kind)
 

@@ -39,5 +39,7 @@ class Mixture:
 
 
 def _share(places: np.ndarray, weight: int, rest: int) -> np.ndarray:
-    """floor(places x weight / rest), in steps that do not overflow."""
-    return places // rest * weight + places % rest * weight // rest
+    """floor(places x weight / rest); weights of many digits, such as thirds as floats, take Python's own integers."""
+    if weight * rest >= 1 << 63:
+        places = places.astype(object)
+    return (places // rest * weight + places % rest * weight // rest).astype(np.int64)

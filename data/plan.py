@@ -261,13 +261,13 @@ def block_length(lengths: list[int]) -> int:
         (
             (changed, abs(math.log(other / length)), length, other)
             for length in lengths
-            for other in range(max(1, length // 2), 2 * length + 1)
+            for other in range(max(1, length // 2), min(2 * length, LARGEST_BLOCK) + 1)
             if (changed := math.lcm(*(other if kept == length else kept for kept in lengths))) <= LARGEST_BLOCK
         ),
         default=None,
     )
     if fitting is None:
-        powers = sorted({1 << round(math.log2(length)) for length in lengths})
+        powers = sorted({min(1 << round(math.log2(length)), LARGEST_BLOCK) for length in lengths})
         mend = f"powers of two would do: {powers}"
     else:
         mend = f"length {fitting[3]} in place of {fitting[2]} would do"

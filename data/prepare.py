@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -19,19 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from yxanul.bad_input import BadInput
-from yxanul.data.assembly import HELD_OUT, TRAIN, assemble
+from yxanul.data.assembly import HELD_OUT, TRAIN, NothingLeft, assemble
 from yxanul.data.bin_writer import sync_folder, write_json
 from yxanul.data.bins import FORMAT, MANIFEST, VERSION, dtype_for
 from yxanul.data.decontamination import Contaminated
 from yxanul.data.part_files import Job, tasks_of
 from yxanul.data.progress import Progress, say
-from yxanul.data.sources import Source, open_source
+from yxanul.data.sources import Source, open_source, split_spec
 from yxanul.data.tokenizers import Tokenizer, load_tokenizer
 from yxanul.data.workers import do_tasks
 
 SHARD_TOKENS = 1 << 28
 SETTINGS, LOCK, PARTS, USED_PARTS = "settings.json", "lock", "parts", "used-parts"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def prepare(
@@ -48,7 +49,8 @@ def prepare(
     shard_tokens: int = SHARD_TOKENS,
 ) -> dict[str, dict[str, Any]]:
     """Returns the manifests of the bins, by their names."""
-    out = Path(out)
+    _check_place(str(out), sources)
+    out = Path(os.path.abspath(out))
     partial = out.with_name(f"{out.name}.partial")
     _check(out, held_out, pack, workers, min_tokens)
     loaded = load_tokenizer(tokenizer)
@@ -73,8 +75,8 @@ def prepare(
             try:
                 if (partial / PARTS).exists():
                     _make_bins(partial, opened, job, pack, workers, shard_tokens)
-            except BadInput:
-                if _is_empty(partial):
+            except BadInput as error:
+                if isinstance(error, NothingLeft) or _is_empty(partial):
                     shutil.rmtree(partial)
                 raise
             return _give_name(partial, out)
@@ -84,6 +86,15 @@ def prepare(
         raise BadInput(
             f"no room is left on the disk for {partial}: finished parts are kept; make room and run the same again."
         ) from None
+
+
+def _check_place(out: str, sources: Sequence[str]) -> None:
+    if "://" in out:
+        raise BadInput(f"--out {out} must be a local folder: prepare there, then `yxanul data publish` it.")
+    for spec in sources:
+        folder = Path(split_spec(spec)[0])
+        if folder.is_dir() and Path(os.path.abspath(out)).is_relative_to(folder.resolve()):
+            raise BadInput(f"--out {out} lies inside of the source {folder}, which would read it: give another --out.")
 
 
 def _check(out: Path, held_out: float, pack: int | None, workers: int, min_tokens: int) -> None:
@@ -100,7 +111,7 @@ def _check(out: Path, held_out: float, pack: int | None, workers: int, min_token
 
 
 def _check_ids_fit(sources: list[Source], tokenizer: Tokenizer) -> None:
-    """A raw file whose numbers are too small was not written with this tokenizer."""
+    """A raw file whose numbers are too small was not written with this tokenizer, or not with this width."""
     needed = dtype_for(tokenizer.vocabulary_size)
     for source in sources:
         for part in source.parts() if source.is_tokens else ():
@@ -110,6 +121,9 @@ def _check_ids_fit(sources: list[Source], tokenizer: Tokenizer) -> None:
                     f"{source.spec}: {dtype.name} cannot hold the {tokenizer.vocabulary_size:,} ids of "
                     f"{tokenizer.name}: give dtype={needed.name}, or the tokenizer that wrote the file."
                 )
+            head = part.tokens()[: 1 << 16]
+            if dtype.itemsize == 2 and len(head) > 3 and head[::2].any() and not head[1::2].any():
+                raise BadInput(f"{source.spec} looks like uint32, for every second id is 0: give dtype=uint32.")
 
 
 def _contaminated(specs: Sequence[str]) -> Contaminated | None:

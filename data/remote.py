@@ -1,7 +1,9 @@
 """Token bins on any path that fsspec knows (s3://, gs://, hf://, memory:// ...): read through a local copy.
 
-    publish("bins/books/train", "s3://bucket/books/train")     # the manifest last: a URL without one is no bin
-    token_bin = open_bin(fetch("s3://bucket/books/train"))     # copied once, compared with its sha256s
+    yxanul data publish bins/books/train s3://bucket/books/train   # the manifest last: a URL without one is no bin
+    token_bin = open_bin(fetch("s3://bucket/books/train"))         # copied once, compared with its sha256s
+
+A plan's `bin:` may be such a URL.
 
 Training reads single rows from everywhere in a bin, which a memory map serves and an object store does not; a bin that
 is too large for the local disk belongs on a file system that all machines mount. Not here: credentials (each fsspec
@@ -18,14 +20,14 @@ from typing import Any
 import fsspec
 
 from yxanul.bad_input import BadInput
-from yxanul.data.bins import MANIFEST, file_digest
+from yxanul.data.bins import MANIFEST, file_digest, open_bin
 
 CACHE = Path("~/.cache/yxanul/bins")
 
 
 def publish(folder: str | Path, url: str) -> None:
     """Copies a bin to a URL; files of an earlier one at the same URL are replaced."""
-    folder = Path(folder)
+    folder = open_bin(folder).folder
     files, root = _place(url)
     names = _files_in((folder / MANIFEST).read_bytes(), str(folder))
     files.makedirs(root, exist_ok=True)

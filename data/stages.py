@@ -21,6 +21,7 @@ from typing import Any
 from yxanul.bad_input import BadInput, unknown_name
 from yxanul.data.bins import open_bin
 from yxanul.data.plan import Phase, Source, Stage
+from yxanul.data.remote import fetch
 
 STAGE_KEYS = ("name", "sources", "tokens", "epochs", "steps", "phases")
 SOURCE_KEYS = ("bin", "weight", "tokens")
@@ -54,7 +55,7 @@ def _stage(entry: Any, index: int, folder: Path, other_keys: tuple[str, ...]) ->
 
 def _source(entry: Any, folder: Path, where: str) -> Source:
     _check_keys(entry, SOURCE_KEYS, ("bin",), f"{where}, source")
-    path = folder / str(entry["bin"])
+    path = fetch(entry["bin"]) if "://" in str(entry["bin"]) else folder / str(entry["bin"])
     weight = _fraction(entry.get("weight"), f"{where}, {entry['bin']}, weight")
     if path.is_dir():
         bin_ = open_bin(path)
@@ -100,7 +101,7 @@ def _fraction(value: Any, where: str) -> Fraction | None:
         return None
     try:
         number = Fraction(str(value))
-    except ValueError:
+    except (ValueError, ZeroDivisionError):
         raise BadInput(f"{where} must be a number; it is {value!r}.") from None
     if number <= 0:
         raise BadInput(f"{where} must be above 0; it is {value}.")

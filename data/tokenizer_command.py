@@ -33,8 +33,8 @@ def main(arguments: list[str]) -> int:
     _add_train(actions.add_parser("train", help="train and save a tokenizer", allow_abbrev=False))
     _add_compare(actions.add_parser("compare", help="bytes and characters per token, time", allow_abbrev=False))
     options = parser.parse_args(arguments)
-    if options.held_out is not None and not 0 < options.held_out < 1:
-        raise BadInput(f"--held-out {options.held_out} must be a share between 0 and 1, such as 0.01.")
+    if not 0 <= options.held_out < 1:
+        raise BadInput(f"--held-out {options.held_out:g} must be a share from 0 to below 1, such as 0.01.")
     return train(options) if options.action == "train" else compare(options)
 
 
@@ -47,18 +47,22 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         choices=("single", "groups"),
         help="bpe: single by default, or as learnt; superbpe: threes, or single",
     )
-    parser.add_argument("--source", required=True, nargs="+", action="extend", help="text, as `data prepare` takes it")
+    parser.add_argument("--source", required=True, action="append", help="text, as `data prepare` takes it; again")
     parser.add_argument(
         "--limit-bytes", type=int, metavar="N", help="train on the first N bytes, the same of each source"
     )
-    parser.add_argument("--held-out", type=float, metavar="SHARE", help="leave out what `data prepare` holds out")
+    parser.add_argument(
+        "--held-out", type=float, default=0.0, metavar="SHARE", help="leave out what `data prepare` holds out"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tokenizers", nargs="+", metavar="TOKENIZER", help="a folder, a tokenizer.json, a Hub name")
-    parser.add_argument("--source", required=True, nargs="+", action="extend", help="text, as `data prepare` takes it")
-    parser.add_argument("--held-out", type=float, metavar="SHARE", help="only what `data prepare` holds out")
+    parser.add_argument("--source", required=True, action="append", help="text, as `data prepare` takes it; again")
+    parser.add_argument(
+        "--held-out", type=float, default=0.0, metavar="SHARE", help="only what `data prepare` holds out"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -106,7 +110,7 @@ def compare(options: argparse.Namespace) -> int:
     return 0
 
 
-def read_texts(specs: list[str], limit_bytes: int | None = None, held_out: float | None = None) -> list[str]:
+def read_texts(specs: list[str], limit_bytes: int | None = None, held_out: float = 0.0) -> list[str]:
     """The different documents of the sources; of each source the same share of the bytes, its last document cut."""
     seen: set[bytes] = set()
     texts = []
@@ -159,7 +163,7 @@ class Measured:
         }
 
 
-def measure(tokenizers: list["Tokenizer"], spec: str, held_out: float | None = None) -> dict[str, Any]:
+def measure(tokenizers: list["Tokenizer"], spec: str, held_out: float = 0.0) -> dict[str, Any]:
     """The tokenizers take turns, batch by batch, so that a slow minute of the machine meets all of them."""
     from yxanul.data.tokenizers import batches
 
@@ -177,7 +181,7 @@ def measure(tokenizers: list["Tokenizer"], spec: str, held_out: float | None = N
     return {"source": spec, "documents": documents, "bytes": size, "characters": characters, "tokenizers": rows}
 
 
-def _documents(spec: str, held_out: float | None, keep_held_out: bool) -> Iterator["Document"]:
+def _documents(spec: str, held_out: float, keep_held_out: bool) -> Iterator["Document"]:
     from yxanul.data.sources import is_held_out, open_source
 
     source = open_source(spec)
@@ -185,7 +189,7 @@ def _documents(spec: str, held_out: float | None, keep_held_out: bool) -> Iterat
         raise BadInput(f"{spec} holds token ids: a tokenizer needs text.")
     for part in source.parts():
         for document in part.documents(Counter()):
-            if held_out is None or is_held_out(document.group, held_out) == keep_held_out:
+            if not held_out or is_held_out(document.group, held_out) == keep_held_out:
                 yield document
 
 

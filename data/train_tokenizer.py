@@ -5,7 +5,7 @@
     save_tokenizer(backend, folder)
 
 The same texts in the same order give the same bytes. Special tokens come first and count as part of the vocabulary.
-All in memory: superwords take 30 to 50 bytes for each byte of text (benchmarks/superbpe.py), so for gigabytes train on
+All in memory: superwords take 30 to 60 bytes for each byte of text (benchmarks/superbpe.py), so for gigabytes train on
 a sample. Not here: reading texts, duplicates.
 """
 

@@ -58,3 +58,21 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
         ["bash", "-c", f"set -o pipefail; {command}"], cwd=tmp_path, capture_output=True, text=True
     )
     assert "Traceback" not in result.stderr and "BrokenPipe" not in result.stderr and result.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "error, message, code",
+    [
+        (KeyboardInterrupt(), "yxanul: info was stopped.", 4),
+        (PermissionError(13, "Permission denied", "/x"), "yxanul: /x: Permission denied.", 2),
+    ],
+)
+def test_ctrl_c_and_a_system_that_refuses_are_one_sentence(error, message, code, capsys, monkeypatch):
+    from yxanul import info
+
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setattr(info, "main", fail)
+    assert main(["info", "tiny"]) == code
+    assert capsys.readouterr().err == f"{message}\n"

@@ -153,7 +153,7 @@ def test_what_is_no_bin_is_refused(tmp_path):
         open_bin(tmp_path)
     write(tmp_path / "train")
     shutil.copytree(tmp_path / "train", tmp_path / "held_out")
-    with pytest.raises(BadInput, match=r"holds several bins \(held_out, train\): name one"):
+    with pytest.raises(BadInput, match=r"holds bins \(held_out, train\), and is none: name one"):
         open_bin(tmp_path)
     (tmp_path / "train" / MANIFEST).write_text("{")
     with pytest.raises(BadInput, match=r"manifest\.json is damaged"):
@@ -161,3 +161,13 @@ def test_what_is_no_bin_is_refused(tmp_path):
     (tmp_path / "train" / MANIFEST).write_text('{"format": "yxanul-tokens", "version": 1}')
     with pytest.raises(BadInput, match=r"manifest\.json is damaged: dtype is missing"):
         open_bin(tmp_path / "train")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"dtype": "float32"}, {"layout": "rows"}, {"layout": {"packed": 8}}, {"tokenizer": None}, {"files": {"a": "b"}}],
+)
+def test_a_manifest_that_somebody_edited_is_damaged_and_no_traceback(tmp_path, changes):
+    edit_manifest(write(tmp_path / "bin"), **changes)
+    with pytest.raises(BadInput, match="damaged"):
+        open_bin(tmp_path / "bin")

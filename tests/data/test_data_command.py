@@ -44,7 +44,7 @@ def test_shown_rows_hold_all_of_the_texts_with_their_boundaries(made, capsys):
     token_bin = open_bin(made / "packed" / "train")
     pieces = []
     for number in range(token_bin.rows):
-        main(["show", str(made / "packed" / "train"), str(number), "--rows"])
+        main(["show", str(made / "packed" / "train"), str(number)])
         shown = capsys.readouterr().out
         assert shown.startswith(
             f"[row {number} of {token_bin.rows}: {token_bin.row_lengths[number]} of 60 places used]"
@@ -52,7 +52,8 @@ def test_shown_rows_hold_all_of_the_texts_with_their_boundaries(made, capsys):
         assert f"[padding: {60 - token_bin.row_lengths[number]}]\n" in shown
         pieces.append(shown)
     everything = "".join(pieces)
-    assert everything.count("<|endoftext|>") >= len(TEXTS)
+    before = [token_bin.read(number * 61, number * 61 + 1)[0] for number in range(token_bin.rows)]
+    assert everything.count("<|endoftext|>") == token_bin.documents + before.count(token_bin.end_of_text_id)
     assert "[continued: places 0 to " in everything and ", goes on in another row]" in everything
     for text in TEXTS[:3]:  # they fit
         assert f"]\n{text}<|endoftext|>\n[" in everything
@@ -78,10 +79,9 @@ def test_verify_reads_every_bin(made, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["show", "packed/train", "0"], "is packed, its documents lie in rows: give --rows"),
-        (["show", "stream/train", "0", "--rows"], "is a stream, which has no rows"),
+        (["show", "packed/train", "900"], "rows, numbered from 0: there is no 900"),
         (["show", "stream/train", "900"], "documents, numbered from 0: there is no 900"),
-        (["show", "stream", "0"], r"holds several bins \(held_out, train\)"),
+        (["show", "stream", "0"], r"holds bins \(held_out, train\)"),
         (["info", "tokenizer"], "is no token bin"),
     ],
 )
@@ -133,3 +133,18 @@ def test_progress_is_a_line_a_minute_in_a_log_and_a_bar_on_a_terminal(monkeypatc
     with Progress("tokens", 4, 1, terminal) as progress:
         progress.add(2, 1000)
     assert "tokens: 1 of 4 parts, 2 documents" in terminal.getvalue()
+
+
+def test_a_published_bin_is_planned_and_read_where_it_lies(made, tmp_path, capsys, monkeypatch):
+    from yxanul.data import remote
+    from yxanul.data.stages import read_stages
+
+    monkeypatch.setattr(remote.fetch, "__defaults__", (tmp_path / "cache",))
+    url = f"file://{tmp_path}/published"
+    main(["publish", str(made / "stream" / "train"), url])
+    assert capsys.readouterr().out.startswith(f"{url}: ")
+    entry = {"name": "one", "sources": [{"bin": url}], "steps": 1, "phases": [{"length": 8, "rows": 1}]}
+    (source,) = read_stages([entry])[0].sources
+    assert source.tokens == open_bin(made / "stream" / "train").tokens
+    with pytest.raises(BadInput, match="is no token bin|and is none"):
+        main(["publish", str(tmp_path / "cache"), url])

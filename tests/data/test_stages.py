@@ -136,6 +136,7 @@ def test_real_bins_give_their_sizes_and_are_read(tmp_path):
             "stage a, sources must be a list of at least one",
         ),
         ("[{name: a, sources: [{bin: b}], phases: [{length: 8, rows: 8}]}]", "the bin .*b is not there; make it with"),
+        ("[{name: a, sources: [{bin: b, weight: 1/0}], phases: [{length: 8, rows: 8}]}]", "weight must be a number"),
         ("[{name: a, sources: [{bin: b, tokens: x}], phases: [{length: 8, rows: 8}]}]", "b, tokens must be a number"),
         (
             "[{name: a, sources: [{bin: b, weight: 0}], phases: [{length: 8, rows: 8}]}]",

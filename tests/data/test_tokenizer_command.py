@@ -71,7 +71,7 @@ def test_limited_bytes_are_shared_by_the_sources_and_cut_no_character(source, tm
         (["--kind", "bpe", "--vocabulary", "999", "--transition", "400"], "--transition belongs to --kind superbpe"),
         (["--kind", "superbpe", "--vocabulary", "999", "--transition", "1999"], "--transition 1,999 must be"),
         (["--kind", "bpe", "--vocabulary", "999", "--limit-bytes", "0"], "--limit-bytes 0 must be at least 1"),
-        (["--kind", "bpe", "--vocabulary", "999", "--held-out", "5"], "--held-out 5.0 must be a share"),
+        (["--kind", "bpe", "--vocabulary", "999", "--held-out", "5"], "--held-out 5 must be a share"),
         (["--kind", "bpe", "--vocabulary", "9999"], r"gives only [\d,]+ tokens that are words, not 9,999"),
     ],
 )
@@ -95,7 +95,15 @@ def test_a_source_without_text_is_refused(source, tmp_path):
         main([*options[:-1], str(tmp_path), "--source", source])
 
 
-@pytest.mark.parametrize("arguments", [["train", "--voc", "5"], ["compare"], ["merge"], []])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--kind", "bpe", "--voc", "999", "--source", "builtin:math", "--out", "nowhere"],
+        ["compare"],
+        ["merge"],
+        [],
+    ],
+)
 def test_the_command_line_abbreviates_nothing(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)

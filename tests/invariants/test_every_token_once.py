@@ -3,6 +3,7 @@
 Whatever the lengths, the mixture, the stages, the number of processes, and wherever the run was stopped.
 """
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -54,7 +55,8 @@ def test_two_epochs_hold_each_token_twice(curriculum, names, counting_bin):
     expected = np.sort(np.concatenate([expected_in_an_epoch(plan, name) for name in names]))
     ids, counts = np.unique(seen[: 2 * len(expected)], return_counts=True)
     assert np.array_equal(ids, expected) and (counts == 2).all()
-    assert len(seen) - 2 * len(expected) < plan.at(plan.steps - 1).phase.step_tokens * plan.block  # the rounding
+    step = plan.at(plan.steps - 1).phase.step_tokens
+    assert len(seen) - 2 * len(expected) < math.lcm(step, plan.block)  # the rounding of the last phase
 
 
 def test_an_epoch_that_two_stages_share_holds_each_token_once(counting_bin):
@@ -72,8 +74,8 @@ def test_an_epoch_that_two_stages_share_holds_each_token_once(counting_bin):
 
 @pytest.mark.parametrize("processes, accumulation", [(2, 1), (3, 1), (8, 1), (4, 2), (1, 8)])
 def test_the_order_is_the_same_for_every_number_of_processes(processes, accumulation, counting_bin):
-    phases = (Phase(8, 768, 8), Phase(768, 24), Phase(256, 24))
-    plan = Plan([Stage("one", (source("a"), source("b")), (*phases[:1], phases[1]), epochs=Fraction(1))])
+    phases = (Phase(8, 768, 8), Phase(768, 24))
+    plan = Plan([Stage("one", (source("a"), source("b")), phases, epochs=Fraction(1))])
     stream = Stream(plan, bins_of(counting_bin), seed=3)
     alone = list(targets_of(plan, stream, range(plan.steps)))
     shared = np.concatenate(list(targets_of(plan, stream, range(plan.steps), processes, accumulation)))
