@@ -24,10 +24,13 @@ __all__ = ["__version__", "register", *_HOMES]
 def register() -> None:
     """Make AutoConfig and the AutoModel classes know the family, so that its checkpoints need no trust flag."""
     import transformers
+    from transformers.models.auto import modeling_auto
 
     from yxanul import modeling_yxanul
     from yxanul.configuration_yxanul import YxanulConfig
 
+    # Trainer's label smoothing shifts the labels only of classes that stand here
+    modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[YxanulConfig.model_type] = "YxanulForCausalLM"
     transformers.AutoConfig.register(YxanulConfig.model_type, YxanulConfig, exist_ok=True)
     for auto_class, home in modeling_yxanul.AUTO_MAP.items():
         if auto_class != "AutoConfig":

@@ -37,9 +37,9 @@ def load_shape(name_or_folder: str, changes: dict[str, Any] | None = None) -> Sh
     """A preset or a checkpoint's folder, with fields of the config changed."""
     changes = changes or {}
     folder = Path(name_or_folder)
-    if folder.is_dir():
-        return Shape(name_or_folder, _checked_config(_read_config(folder), changes, str(folder / "config.json")))
-    if name_or_folder not in preset_names():
+    if name_or_folder not in preset_names():  # a folder of a preset's name is ./name
+        if folder.is_dir():
+            return Shape(name_or_folder, _checked_config(_read_config(folder), changes, str(folder / "config.json")))
         raise unknown_name("preset or folder", name_or_folder, preset_names())
     path = Path(str(_presets() / f"{name_or_folder}.yaml"))
     preset = read_yaml(path)
@@ -56,9 +56,15 @@ def _presets() -> Any:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise BadInput(f"{folder} holds no readable config.json: {error}") from None
+    if not isinstance(values, dict):
+        raise BadInput(f"{folder / 'config.json'} must hold an object; it holds {type(values).__name__}.")
+    made_as = [name for name in values.get("architectures") or [] if not name.endswith("ForCausalLM")]
+    if made_as:
+        raise BadInput(f"{folder} holds a {made_as[0]}; only language models (ForCausalLM) are counted here.")
+    return values
 
 
 def _checked_config(values: dict[str, Any], changes: dict[str, Any], file: str) -> "YxanulConfig":
@@ -74,6 +80,8 @@ def _checked_config(values: dict[str, Any], changes: dict[str, Any], file: str) 
     model_type = values.get("model_type", "yxanul")
     if model_type not in ("yxanul", "llama"):
         raise BadInput(f"{file}: model_type is {model_type!r}; this tool reads yxanul, and llama without biases.")
+    if {"hidden_size", "num_attention_heads"} & changes.keys() and "head_dim" not in changes:
+        values = {key: value for key, value in values.items() if key != "head_dim"}  # it followed from the old ones
     try:
         return YxanulConfig(**{key: value for key, value in {**values, **changes}.items() if key != "model_type"})
     except (StrictDataclassError, ValueError, TypeError) as error:

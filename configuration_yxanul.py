@@ -10,8 +10,9 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.modeling_rope_utils import RopeParameters
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
 
+NUMBER_IN_YAML = "write it without quotes and, in YAML, with a dot (1.0e-6: YAML reads 1e-6 as a string)"
 # silu makes the feed-forward block a SwiGLU, the other two a GEGLU (exact, or with tanh)
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
 
@@ -53,15 +54,16 @@ class YxanulConfig(PreTrainedConfig):
     learned_position_embeddings: bool = False  # a table added to the embeddings, beside RoPE
     rope_parameters: RopeParameters | dict | None = None
     rms_norm_eps: float = 1e-6
-    attention_dropout: float = 0.0
-    final_logit_softcapping: float | None = None  # c: logits become c * tanh(logits / c), in training and after
-    initializer_range: float = 0.02
+    attention_dropout: int | float | None = 0.0
+    final_logit_softcapping: int | float | None = None  # c: logits become c * tanh(logits / c), in training and after
+    initializer_range: int | float = 0.02
     use_cache: bool = True
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self.attention_dropout = self.attention_dropout or 0.0
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None and self.num_attention_heads > 0:
@@ -80,7 +82,10 @@ class YxanulConfig(PreTrainedConfig):
             first, *rest = self.base_model_pp_plan.items()
             projection = ("embed_proj", (["inputs_embeds"], ["inputs_embeds"]))
             self.base_model_pp_plan = dict([first, projection, *rest])  # type: ignore[misc]
-        super().__post_init__(**kwargs)
+        try:
+            super().__post_init__(**kwargs)
+        except KeyError as error:
+            raise ValueError(f"rope_parameters={self.rope_parameters}: {error} is missing or unknown.") from None
 
     @property
     def embedding_size(self) -> int:
@@ -108,6 +113,7 @@ class YxanulConfig(PreTrainedConfig):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: it must be at least 1.")
         self._validate_heads()
+        self._validate_rope()
         if self.hidden_act not in ACTIVATIONS:
             raise ValueError(f"hidden_act={self.hidden_act!r} is unknown: take one of {', '.join(ACTIVATIONS)}.")
         if self.embedding_rank is not None and not 1 <= self.embedding_rank <= self.hidden_size:
@@ -119,8 +125,10 @@ class YxanulConfig(PreTrainedConfig):
             raise ValueError(f"attention_dropout={self.attention_dropout} must lie in [0, 1).")
         for field in ("rms_norm_eps", "initializer_range", "final_logit_softcapping"):
             value = getattr(self, field)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise ValueError(f"{field}={value} must be above 0.")
+        if self.pad_token_id is not None and not -self.vocab_size <= self.pad_token_id < self.vocab_size:
+            raise ValueError(f"pad_token_id={self.pad_token_id} is outside of vocab_size={self.vocab_size}.")
 
     def _validate_heads(self) -> None:
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
@@ -131,6 +139,15 @@ class YxanulConfig(PreTrainedConfig):
             )
         if self.head_dim < 2 or self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} must be even: RoPE turns pairs of dimensions.")
+
+    def _validate_rope(self) -> None:
+        rope: dict[str, Any] = dict(self.rope_parameters or {})
+        known = ("default", *ROPE_INIT_FUNCTIONS)
+        if rope.get("rope_type", "default") not in known:
+            raise ValueError(f"rope_type={rope['rope_type']!r} is unknown: take one of {', '.join(known)}.")
+        for name, value in rope.items():
+            if isinstance(value, str) and name not in ("rope_type", "type"):
+                raise ValueError(f"rope_parameters: {name}={value!r} is text; {NUMBER_IN_YAML}.")
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
@@ -146,8 +163,8 @@ def _setattr_with_a_mend(self: YxanulConfig, name: str, value: Any) -> None:
         _strict_setattr(self, name, value)
     except StrictDataclassFieldValidationError as error:
         mend = f"give {name} a value of that type"
-        if isinstance(value, str):
-            mend = "write it without quotes and, in YAML, with a dot (1.0e-6: YAML reads 1e-6 as a string)"
+        if isinstance(value, str) and value.replace(".", "").replace("-", "").replace("e", "").isdigit():
+            mend = NUMBER_IN_YAML
         raise ValueError(f"{error.__cause__}: {mend}.") from None
 
 

@@ -27,6 +27,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--length", type=int, help="tokens in a row, for the FLOPs (default: the model's context)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
+    if options.all and options.model and "=" in options.model:
+        options.model, options.changes = None, [options.model, *options.changes]
     if options.all == bool(options.model):
         parser.error("name one model, or give --all")
     if options.length is not None and options.length < 1:
@@ -84,10 +86,11 @@ def _with_other_tying(config: Any) -> Any:
 
 def _print_one(facts: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
-    console.print(f"[bold]{facts['name']}[/bold]  {facts['about']}", soft_wrap=True)
+    console.print(f"[bold]{escape(facts['name'])}[/bold]  {escape(facts['about'])}", soft_wrap=True)
     table = Table("component", box=None)
     for column in ("parameters", "share"):
         table.add_column(column, justify="right")

@@ -9,11 +9,9 @@ This file travels to the Hub with every checkpoint and imports nothing but torch
 Shapes: N rows (tokens), R latent width (rank of the factorised head, else the hidden size), V vocabulary.
 With p the unnormalised softmax of a row, s its sum, w the row's weight, c the z-loss coefficient and t its target:
 
-    a        = w (1 + 2 c lse) / s
-    d latent = a (p @ weight) - w weight[t]
-    d weight = p^T @ (a latent) - index_add(t, w latent)
-
-so the gradient of the logits is never formed, and the one-hot parts are R-wide index operations in fp32.
+    d logits = w ((1 + 2 c lse) p / s - onehot(t))     of one chunk, in fp32, then rounded once
+    d latent = d logits @ weight
+    d weight = d logits^T @ latent                     summed in fp32
 """
 
 from typing import NamedTuple
@@ -55,21 +53,24 @@ def linear_cross_entropy(
     The sum is divided by `num_items`, by default the number of targets that count, or the sum of their weights.
     """
     device = latent.device.type
-    if torch.is_autocast_enabled(device):  # autocast does not reach into custom operators
+    if device != "meta" and torch.is_autocast_enabled(device):  # autocast does not reach into custom operators
         latent = latent.to(torch.get_autocast_dtype(device))
+    if latent.dtype == torch.float16:
+        latent = latent.float()  # gradients divided by the number of tokens would vanish before a scaler reaches them
     rows = latent.reshape(-1, latent.shape[-1])
-    flat_targets = targets.reshape(-1)
-    row_weights = _row_weights(flat_targets, token_weights, ignore_index, _sum_dtype(latent))
+    counted = targets != ignore_index
+    row_weights = _row_weights(targets.reshape(-1), token_weights, ignore_index, _sum_dtype(latent))
+    row_weights = row_weights / _divisor(num_items, row_weights)
     vocabulary = weight.shape[0]
     multiple = vocabulary_multiple or VOCABULARY_MULTIPLE.get(device, VOCABULARY_MULTIPLE_ELSEWHERE)
     padded_vocabulary = -(-vocabulary // multiple) * multiple
     if chunk_rows is None:
         chunk_rows = _rows_per_chunk(padded_vocabulary, latent.element_size(), device)
     wants_gradients = torch.is_grad_enabled()
-    total, token_losses, _, _ = _chunked_loss(
+    loss, token_losses, _, _ = _chunked_loss(
         rows,
         weight,
-        flat_targets.clamp(min=0),
+        torch.where(counted, targets, 0).reshape(-1),
         row_weights,
         z_loss,
         softcap or 0.0,
@@ -78,9 +79,7 @@ def linear_cross_entropy(
         wants_gradients and rows.requires_grad,
         wants_gradients and weight.requires_grad,
     )
-    counted = flat_targets != ignore_index
-    token_losses = torch.where(counted, token_losses.detach(), 0.0).view(targets.shape)
-    return TokenLoss(total / _divisor(num_items, row_weights, total), token_losses)
+    return TokenLoss(loss, torch.where(counted, token_losses.detach().view(targets.shape), 0.0))
 
 
 def cross_entropy(
@@ -100,7 +99,7 @@ def cross_entropy(
     total = (row_losses * row_weights).sum()
     if z_loss:
         total = total + z_loss * (rows.logsumexp(-1).square() * row_weights).sum()
-    return TokenLoss(total / _divisor(num_items, row_weights, total), row_losses.detach().view(targets.shape))
+    return TokenLoss(total / _divisor(num_items, row_weights), row_losses.detach().view(targets.shape))
 
 
 def apply_softcap(logits: Tensor, softcap: float | None) -> Tensor:
@@ -116,10 +115,10 @@ def _row_weights(targets: Tensor, token_weights: Tensor | None, ignore_index: in
     return counted if token_weights is None else counted * token_weights.reshape(-1).to(dtype)
 
 
-def _divisor(num_items: Tensor | int | None, row_weights: Tensor, total: Tensor) -> Tensor | int:
-    if num_items is None:
-        return row_weights.sum().clamp(min=torch.finfo(row_weights.dtype).tiny)  # nothing counts: 0, not NaN
-    return num_items.to(total.device) if isinstance(num_items, Tensor) else num_items
+def _divisor(num_items: Tensor | int | None, row_weights: Tensor) -> Tensor:
+    divisor = row_weights.sum() if num_items is None else torch.as_tensor(num_items, device=row_weights.device)
+    # nothing counts: a loss of 0, and no NaN in the gradients
+    return divisor.to(row_weights.dtype).clamp(min=torch.finfo(row_weights.dtype).tiny)
 
 
 def _rows_per_chunk(vocabulary: int, element_size: int, device: str) -> int:
@@ -147,6 +146,10 @@ def _chunked_loss(
     All in fp32 (fp64 for fp64 inputs): the gradients are rounded to their own dtypes once, after the last scaling.
     """
     rows, vocabulary = latent.shape[0], weight.shape[0]
+    if rows and latent.device.type == "cpu":  # a GPU would have to be waited for
+        for target in (int(targets.min()), int(targets.max())):
+            if not 0 <= target < vocabulary:
+                raise IndexError(f"target {target} is outside of the vocabulary of {vocabulary}.")
     sum_dtype = _sum_dtype(latent)
     cross_entropies = latent.new_empty(rows, dtype=sum_dtype)
     z_terms = latent.new_zeros((), dtype=sum_dtype)
@@ -176,22 +179,18 @@ def _chunked_loss(
         if not (needs_d_latent or needs_d_weight):
             continue
 
-        a = w * (1 + 2 * z_loss * lse) / p_sum
+        # complete before it is rounded: what all rows of the weight share cancels inside of the products
+        d_logits = p.mul_((w * (1 + 2 * z_loss * lse) / p_sum)[:, None]).scatter_add_(1, t[:, None], -w[:, None])
         if slope is not None:
-            p.mul_(slope)
-            w = w * slope.gather(1, t[:, None]).squeeze(1)
-        p = p.to(latent.dtype)
+            d_logits.mul_(slope)
+        d_logits = d_logits.to(latent.dtype)
         if needs_d_latent:
-            d_z = torch.mm(p, weight_VR).to(sum_dtype).mul_(a[:, None])
-            d_latent[part] = d_z.addcmul_(weight_VR[t].to(sum_dtype), w[:, None], value=-1)
+            d_latent[part] = torch.mm(d_logits, weight_VR)
         if needs_d_weight:
-            z_wide = z.to(sum_dtype)
-            scaled_z = z_wide * a[:, None]
-            if p.dtype == sum_dtype:
-                d_weight_VR.addmm_(p.t(), scaled_z)
+            if d_logits.dtype == sum_dtype:
+                d_weight_VR.addmm_(d_logits.t(), z)
             else:
-                d_weight_VR += torch.mm(p.t(), scaled_z.to(p.dtype))
-            d_weight_VR.index_add_(0, t, z_wide * w[:, None], alpha=-1)
+                d_weight_VR += torch.mm(d_logits.t(), z)
 
     total = (cross_entropies * row_weights).sum() + z_terms
     return total, cross_entropies, d_latent, d_weight_VR[:vocabulary]
@@ -233,6 +232,8 @@ def _scale_gradients(ctx, d_total, *_):
     """In place, for a V x R matrix should not exist twice; a graph that is kept for another backward gets a copy."""
     if d_total is None:
         return (None,) * 10
+    if torch.is_grad_enabled():
+        raise RuntimeError("This loss has no second derivative; return_logits=True takes one that has.")
     multiply = torch.mul if torch._C._autograd._get_current_graph_task_keep_graph() else Tensor.mul_
     scaled = (
         None if dtype is None else multiply(gradient, d_total).to(dtype)

@@ -197,6 +197,23 @@ class YxanulHead(nn.Linear):
         return linear_cross_entropy(hidden_states, self.weight, targets, **loss_options)
 
 
+class _ComputedWeight(Tensor):
+    """A product that is gone after use: what PEFT's merge writes into `weight.data` must not vanish in silence."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @property
+    def data(self) -> Tensor:  # type: ignore[override]
+        return self.as_subclass(Tensor).detach()
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        raise ValueError(
+            "lm_head.weight is computed from the tied factors, so nothing can be merged into it: leave lm_head out of "
+            "the adapter's target_modules, or keep the adapter apart."
+        )
+
+
 class YxanulFactorisedHead(YxanulHead):
     """The tied factors run backwards: D -> R by the projection's transpose, then R -> V by the table."""
 
@@ -210,7 +227,7 @@ class YxanulFactorisedHead(YxanulHead):
     @property
     def weight(self) -> Tensor:
         """The V x D matrix for tools that multiply by it themselves, TRL for one. Big: our own code never asks."""
-        return nn.functional.linear(self.embedding_weight, self.projection_weight)
+        return nn.functional.linear(self.embedding_weight, self.projection_weight).as_subclass(_ComputedWeight)
 
     def forward(self, hidden_states: Tensor, targets: Tensor | None = None, **loss_options: Any) -> Tensor | TokenLoss:
         projection_weight: Tensor = self.projection_weight
@@ -258,6 +275,11 @@ class YxanulPreTrainedModel(PreTrainedModel):
         """Checkpoints the layers with (i + 1) % every_n_layers == 0; the library's own choice is 0, n, 2n."""
         if isinstance(gradient_checkpointing_func, functools.partial):  # given among the other checkpointing arguments
             every_n_layers = gradient_checkpointing_func.keywords.pop("every_n_layers", every_n_layers)
+        if not isinstance(every_n_layers, int) or not 1 <= every_n_layers <= self.config.num_hidden_layers:
+            raise ValueError(
+                f"every_n_layers={every_n_layers!r} must be a whole number from 1 to the model's "
+                f"{self.config.num_hidden_layers} layers."
+            )
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func)
         layers = [module for module in self.modules() if isinstance(module, YxanulDecoderLayer)]
         for index, layer in enumerate(layers):
@@ -337,15 +359,17 @@ class YxanulModel(YxanulPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """`inputs_embeds` come at the width of the embedding table, or at the hidden size.
 
-        Rows that hold several documents say so by `position_ids` that restart, or by `cu_seq_lens_q`; without either,
-        and without an attention mask, a batch is plain causal and keeps the flash path.
+        Rows that hold several documents say so by `position_ids` that restart, or by `cu_seq_lens_q`, and then come
+        without an attention mask and without a cache of the caller's: with either, positions tell no documents apart.
+        Without all of these a batch is plain causal and keeps the flash path.
         """
         hidden_states = self._embed(input_ids, inputs_embeds)
         length, seen = hidden_states.shape[1], past_key_values.get_seq_length() if past_key_values is not None else 0
-        if position_ids is None and kwargs.get("cu_seq_lens_q") is not None:
-            if attention_mask is not None:
+        if kwargs.get("cu_seq_lens_q") is not None and kwargs.get("cache") is None:  # a paged cache brings positions
+            if attention_mask is not None or past_key_values is not None:
                 raise ValueError(
-                    "cu_seq_lens_q and attention_mask exclude each other: rows packed so have no padding."
+                    "cu_seq_lens_q excludes an attention_mask and a cache of the caller's: documents are told apart "
+                    "in one pass over rows without padding."
                 )
             position_ids = _restarting_positions(kwargs["cu_seq_lens_q"], *hidden_states.shape[:2])
         # Positions made here tell nothing that mask and layers do not know, so they are not passed on: flash attention
@@ -363,7 +387,7 @@ class YxanulModel(YxanulPreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         cos, sin = self.rotary_emb(hidden_states, position_ids=positions)
         position_embeddings = cos.unsqueeze(1), sin.unsqueeze(1)  # (B, 1, T, d / 2): the same for every head
-        for layer in self.layers:
+        for layer in self.layers[: self.config.num_hidden_layers]:  # drafts by early exit shorten the config
             hidden_states = layer(
                 hidden_states,
                 attention_mask=causal_mask,
@@ -483,7 +507,6 @@ class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        shift_labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         token_weights: Tensor | None = None,
         z_loss: float = 0.0,
@@ -495,6 +518,8 @@ class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
         The loss is the sum over targets divided by `num_items_in_batch`, by default by the number of targets.
         `token_weights`, shaped and shifted like the labels, weigh each target; `z_loss` is its coefficient.
         """
+        # no parameter by name: Trainer takes every one with "label" in it for an input that evaluation must have
+        shift_labels: Tensor | None = kwargs.pop("shift_labels", None)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -518,8 +543,14 @@ class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
         if targets is not None:
             options: dict[str, Any] = {"num_items": num_items_in_batch, "z_loss": z_loss}
             if token_weights is not None:
+                if token_weights.shape != targets.shape:
+                    raise ValueError(
+                        f"token_weights have shape {tuple(token_weights.shape)}, the labels {tuple(targets.shape)}: "
+                        "give one weight for each label."
+                    )
                 options["token_weights"] = token_weights if shift_labels is not None else _shift(token_weights, 0)
             if logits is not None:
+                targets = targets.to(logits.device)  # of a model that is split over devices
                 loss, token_losses = cross_entropy(logits, targets, **options)
             else:
                 loss, token_losses = self.lm_head(

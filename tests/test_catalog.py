@@ -99,3 +99,24 @@ def test_another_architecture_is_refused_by_name(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
     with pytest.raises(BadInput, match="model_type is 'mamba'"):
         load_shape(str(tmp_path))
+
+
+def test_a_classifier_is_no_language_model(tiny_config, tmp_path):
+    from yxanul import YxanulForTokenClassification
+
+    YxanulForTokenClassification(tiny_config()).save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="holds a YxanulForTokenClassification; only language models"):
+        load_shape(str(tmp_path))
+
+
+def test_changed_heads_of_a_folder_take_their_own_width(tiny_config, tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    changes = {"num_attention_heads": 4, "num_key_value_heads": 4}
+    assert load_shape(str(tmp_path), changes).config.head_dim == 12
+
+
+@pytest.mark.parametrize("content", [b"[1, 2]", b'{"a": "\xff"}'])
+def test_a_config_that_is_none_is_named(content, tmp_path):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(BadInput, match="config.json"):
+        load_shape(str(tmp_path))

@@ -28,6 +28,11 @@ from yxanul import YxanulConfig
             r"'rms_norm_eps' expected float, got str \(value: '1e-6'\): write it without quotes",
         ),
         ({"hidden_size": 768.0}, "'hidden_size' expected int, got float .*: give hidden_size a value of that type"),
+        ({"rope_parameters": {"rope_type": "yran"}}, "rope_type='yran' is unknown: take one of default, "),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "'factor' is missing|factor"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": "1e4"}}, "rope_theta='1e4' is text; write it"),
+        ({"pad_token_id": 60_000}, "pad_token_id=60000 is outside of vocab_size=50257"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps=nan must be above 0"),
         ({"attention_bias": True}, "attention_bias=True: Yxanul models have no biases"),
     ],
 )
@@ -40,6 +45,10 @@ def test_assignments_are_checked_too():
     config = YxanulConfig()
     with pytest.raises(ValueError, match="'hidden_size' expected int, got str"):
         config.hidden_size = "768"
+
+
+def test_what_llama_configs_write_is_taken():
+    assert YxanulConfig(attention_dropout=None, initializer_range=1).attention_dropout == 0.0
 
 
 def test_left_out_head_counts_are_filled_in():

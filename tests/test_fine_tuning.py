@@ -168,3 +168,11 @@ def mean_loss_of_each_text_alone(model, tokenizer) -> float:
         total += model(ids, labels=ids).token_losses.sum().item()
         targets += ids.shape[1] - 1
     return total / targets
+
+
+@pytest.mark.parametrize("safe", [True, False])
+@pytest.mark.parametrize("layout", ["factorised-tied"])
+def test_an_adapter_of_a_computed_head_is_refused_at_the_merge_and_not_lost(adapted, layout, safe):
+    model = adapted(["lm_head"])
+    with pytest.raises(ValueError, match="lm_head.weight is computed from the tied factors"):
+        model.merge_and_unload(safe_merge=safe)

@@ -78,10 +78,13 @@ def test_rooms_import_downwards_only(file):
 
 @pytest.mark.parametrize("name", HUB_FILES)
 def test_hub_files_import_only_torch_transformers_and_each_other(name):
-    allowed = {"torch", "transformers", "huggingface_hub", "yxanul", *sys.stdlib_module_names}
-    for module, guarded in imported_modules(ROOT / f"{name}.py"):
-        assert guarded or module.split(".")[0] in allowed, module
-        assert not module.startswith("yxanul.") or module.split(".")[1] in HUB_FILES
+    allowed = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
+    file = ROOT / f"{name}.py"
+    assert "yxanul." not in " ".join(line for line in file.read_text().splitlines() if "import" in line), (
+        "relative ones"
+    )
+    for module, guarded in imported_modules(file):
+        assert guarded or module.split(".")[0] in allowed or module.removeprefix("yxanul.") in HUB_FILES, module
 
 
 @pytest.mark.parametrize("command", [["-c", "import yxanul"], ["-m", "yxanul", "--help"], [str(ROOT), "--help"]])
@@ -97,7 +100,7 @@ def test_the_front_door_loads_neither_torch_nor_transformers(command, tmp_path):
 def test_names_load_on_first_use_and_register_the_auto_classes(tmp_path):
     code = (
         "import yxanul, transformers;"
-        "config = transformers.AutoConfig.for_model('yxanul') if not yxanul.YxanulConfig else yxanul.YxanulConfig();"
+        "config = yxanul.YxanulConfig();"
         "assert isinstance(transformers.AutoConfig.for_model('yxanul'), yxanul.YxanulConfig);"
         "assert transformers.AutoModelForCausalLM._model_mapping[yxanul.YxanulConfig] is yxanul.YxanulForCausalLM"
     )

@@ -91,9 +91,10 @@ def test_num_items_is_the_divisor(num_items):
     torch.testing.assert_close(cross_entropy(latent @ weight.T, targets, num_items=num_items).loss, total / 7)
 
 
-def test_nothing_to_learn_is_zero_and_no_nan():
+@pytest.mark.parametrize("num_items", [None, 0, torch.tensor(0)])
+def test_nothing_to_learn_is_zero_and_no_nan(num_items):
     latent, weight, targets = inputs()
-    result = linear_cross_entropy(latent, weight, torch.full_like(targets, -100))
+    result = linear_cross_entropy(latent, weight, torch.full_like(targets, -100), num_items=num_items)
     result.loss.backward()
     assert result.loss == 0 and not latent.grad.any() and not weight.grad.any()
 
@@ -107,9 +108,11 @@ def test_extreme_logits_neither_overflow_nor_vanish():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_low_precision_is_no_worse_than_the_plain_loss_in_the_same_dtype(dtype):
+@pytest.mark.parametrize("shared", [0.0, 1.0], ids=["table around 0", "rows with a mean, as trained ones have"])
+def test_low_precision_is_no_worse_than_the_plain_loss_in_the_same_dtype(dtype, shared):
     """Against fp64 on the same rounded inputs; a tenth of slack for the noise of rounding."""
     latent, weight, targets = inputs(rows=64, rank=32, vocabulary=3001, dtype=dtype, scale=0.3)
+    weight = (weight.detach() + shared).requires_grad_()
     exact_inputs = [tensor.detach().double().requires_grad_() for tensor in (latent, weight)]
     exact = torch.autograd.grad(plain_loss(*exact_inputs, targets), exact_inputs)
 
@@ -169,3 +172,24 @@ def test_logits_of_all_rows_never_exist():
     with Watch():
         linear_cross_entropy(latent, weight, targets, chunk_rows=16).loss.backward()
     assert 0 < largest <= 16 * 1000 * 4
+
+
+@pytest.mark.parametrize("target", [-1, 53, 60])
+def test_a_target_outside_of_the_vocabulary_is_refused(target):
+    latent, weight, targets = inputs()
+    targets[0] = target
+    for multiple in (1, 128):
+        with pytest.raises(IndexError, match=f"target {target} is outside of the vocabulary of 53"):
+            linear_cross_entropy(latent, weight, targets, vocabulary_multiple=multiple)
+
+
+def test_a_second_derivative_is_refused():
+    latent, weight, targets = inputs()
+    loss = linear_cross_entropy(latent, weight, targets).loss
+    with pytest.raises(RuntimeError, match="no second derivative; return_logits=True takes one that has"):
+        torch.autograd.grad(loss, latent, create_graph=True)
+
+
+def test_shapes_come_through_on_meta():
+    latent, weight, targets = (tensor.to("meta") for tensor in inputs())
+    assert linear_cross_entropy(latent, weight, targets).token_losses.shape == targets.shape

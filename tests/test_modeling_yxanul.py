@@ -202,3 +202,15 @@ def test_other_heads_learn(tiny_config, random_ids, layout, head, targets):
         optimizer.step()
         optimizer.zero_grad()
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_token_weights_of_another_shape_are_refused(tiny_model, random_ids):
+    ids = random_ids()
+    with pytest.raises(ValueError, match=r"token_weights have shape \(12, 2\), the labels \(2, 12\)"):
+        tiny_model()(ids, labels=ids, token_weights=torch.ones(12, 2))
+
+
+@pytest.mark.parametrize("every", [0, 4, "2"])
+def test_checkpointing_of_layers_that_are_not_there_is_refused(tiny_model, every):
+    with pytest.raises(ValueError, match="every_n_layers=.* must be a whole number from 1 to the model's 3 layers"):
+        tiny_model().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"every_n_layers": every})

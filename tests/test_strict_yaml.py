@@ -15,6 +15,8 @@ from yxanul.strict_yaml import parse_assignments, read_yaml
         ("", "must hold 'key: value' lines; it holds NoneType"),
         ("a: [1, 2\n", "line 2:"),
         ("a: b: c\n", "line 1:"),
+        ("[1, 2]: 3\n", "line 1:"),
+        ("a: \x07\n", "is no text: character 3 is a control character"),
     ],
 )
 def test_a_bad_file_is_named_with_its_line(text, message, tmp_path):

@@ -106,7 +106,10 @@ def test_cumulative_lengths_run_through_all_rows(tiny_model, packed, layout):
     assert_same_documents(together, each_alone(model, ids), mixed=model(ids).logits)
 
 
-def test_cumulative_lengths_and_a_padding_mask_exclude_each_other(tiny_model, random_ids):
+def test_cumulative_lengths_exclude_a_mask_and_a_cache(tiny_model, random_ids):
     """Together they would mix documents in silence: a mask, even of ones, switches the search for documents off."""
-    with pytest.raises(ValueError, match="cu_seq_lens_q and attention_mask exclude each other"):
-        tiny_model()(random_ids(), attention_mask=torch.ones(2, 12), cu_seq_lens_q=torch.tensor([0, 12, 24]))
+    from transformers import DynamicCache
+
+    for more in ({"attention_mask": torch.ones(2, 12)}, {"past_key_values": DynamicCache()}):
+        with pytest.raises(ValueError, match="cu_seq_lens_q excludes an attention_mask and a cache"):
+            tiny_model()(random_ids(), cu_seq_lens_q=torch.tensor([0, 12, 24]), **more)
