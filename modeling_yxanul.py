@@ -200,10 +200,10 @@ class YxanulHead(nn.Linear):
 class _ComputedWeight(Tensor):
     """A product that is gone after use: what PEFT's merge writes into `weight.data` must not vanish in silence."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @property
-    def data(self) -> Tensor:  # type: ignore[override]
+    def data(self) -> Tensor:
         return self.as_subclass(Tensor).detach()
 
     @data.setter

@@ -19,6 +19,7 @@ from yxanul.data import bin_writer, files, part_files
 from yxanul.data.bins import open_bin, verify_bin
 from yxanul.data.documents import is_held_out
 from yxanul.data.prepare import prepare
+from yxanul.data.sources import open_source
 from yxanul.data.tokenizers import load_tokenizer, save_tokenizer
 from yxanul.data.train_tokenizer import train_bpe
 
@@ -363,35 +364,38 @@ def finish(process):
 
 
 def check_kills(tmp_path, tokenizer, sources, kills, workers):
-    """Kills -9 the command at random moments of its work, and then lets it finish."""
-    began = time.monotonic()
+    """Kills -9 the command at random moments between its first finished part and its end, then lets it finish."""
     finish(start(sources, tokenizer, tmp_path / "undisturbed", workers))
-    duration = time.monotonic() - began
-    draws, landed = random.Random(0), 0
+    partial, draws = tmp_path / "out.partial", random.Random(0)
+    parts = sum(len(open_source(source).parts()) for source in sources)
     for kill in range(kills):
         process = start(sources, tokenizer, tmp_path / "out", 1 + (workers + kill) % 3)
-        time.sleep(draws.uniform(0.2, 0.9) * duration)
+        wanted = (kill + 1) * parts // (kills + 2)
+        while process.poll() is None and finished_parts(partial) < wanted:
+            time.sleep(0.005)
+        time.sleep(draws.uniform(0, 0.03))
         os.kill(process.pid, signal.SIGKILL)  # its workers notice, or are still at it when the next one begins
         process.communicate()
-        landed += process.returncode == -signal.SIGKILL
-        if (tmp_path / "out").exists():
-            break
-    if not (tmp_path / "out").exists():
-        assert "documents" in finish(start(sources, tokenizer, tmp_path / "out", workers))
+        assert process.returncode == -signal.SIGKILL and not (tmp_path / "out").exists()
+    assert "documents" in finish(start(sources, tokenizer, tmp_path / "out", workers))
     assert digests(tmp_path / "out") == digests(tmp_path / "undisturbed")
-    return landed
+    assert not partial.exists()
+
+
+def finished_parts(partial):
+    return sum(not part.suffix for part in (partial / "parts").glob("*"))
 
 
 def test_killed_and_started_again_it_ends_the_same(tmp_path, tokenizer):
     source = write_records(tmp_path / "a.jsonl", sentences(3, 1500))
-    assert check_kills(tmp_path, tokenizer, [source], kills=2, workers=2)
+    check_kills(tmp_path, tokenizer, [source], kills=2, workers=2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_killed_many_times_it_ends_the_same(tmp_path, tokenizer, workers):
     sources = [write_records(tmp_path / f"{n}.jsonl", sentences(n, 6000)) for n in range(3)]
-    assert check_kills(tmp_path, tokenizer, sources, kills=8, workers=workers) > 0
+    check_kills(tmp_path, tokenizer, sources, kills=8, workers=workers)
 
 
 def test_a_worker_that_is_killed_is_named_and_costs_no_finished_part(tmp_path, tokenizer):
