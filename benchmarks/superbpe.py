@@ -26,7 +26,8 @@ WORDS_SHARES = {
 
 def corpus(held_out: float) -> tuple[list[str], dict[str, list[str]]]:
     """Training texts of both domains in an order that mixes them, and the held-out ones of each."""
-    from yxanul.data.sources import is_held_out, open_source
+    from yxanul.data.documents import is_held_out
+    from yxanul.data.sources import open_source
 
     training: set[str] = set()
     held: dict[str, list[str]] = {}

@@ -11,41 +11,42 @@ from collections.abc import Iterator, Sequence
 from yxanul.bad_input import BadInput
 from yxanul.data.sources import open_source
 
+WORDS_IN_A_ROW = 13
 # Any 13 words in a row hold 5 words that begin at a multiple of 9: one lookup for nine words, not for each
 PROBE = 5
 
 
 class Contaminated:
-    def __init__(self, sources: Sequence[str], n: int = 13):
-        assert n >= PROBE
-        self.n = n
+    def __init__(self, sources: Sequence[str]):
         self.too_short = 0
         self._runs: set[str] = set()
         self._probes: set[str] = set()
         for source in sources:
             self._add(source)
         if not self._runs:
-            raise BadInput(f"{', '.join(sources)}: no evaluation text has {n} words, so nothing could be found again.")
+            raise BadInput(
+                f"{', '.join(sources)}: no evaluation text has {WORDS_IN_A_ROW} words, so nothing could be found again."
+            )
 
     def __call__(self, text: str) -> bool:
         words = _words(text)
-        stride = self.n - PROBE + 1
+        stride = WORDS_IN_A_ROW - PROBE + 1
         for start in range(0, len(words) - PROBE + 1, stride):
             if " ".join(words[start : start + PROBE]) in self._probes and self._run_around(words, start):
                 return True
         return False
 
     def _run_around(self, words: list[str], probe: int) -> bool:
-        first, last = max(0, probe + PROBE - self.n), min(probe, len(words) - self.n)
-        return any(" ".join(words[start : start + self.n]) in self._runs for start in range(first, last + 1))
+        first, last = max(0, probe + PROBE - WORDS_IN_A_ROW), min(probe, len(words) - WORDS_IN_A_ROW)
+        return any(" ".join(words[start : start + WORDS_IN_A_ROW]) in self._runs for start in range(first, last + 1))
 
     def _add(self, source: str) -> None:
         for part in open_source(source).parts():
             for document in part.documents():
                 words = _words(document.text)
-                self.too_short += len(words) < self.n
-                if len(words) >= self.n:
-                    self._runs.update(_runs(words, self.n))
+                self.too_short += len(words) < WORDS_IN_A_ROW
+                if len(words) >= WORDS_IN_A_ROW:
+                    self._runs.update(_runs(words, WORDS_IN_A_ROW))
                     self._probes.update(_runs(words, PROBE))
 
 

@@ -23,7 +23,7 @@ from yxanul.bad_input import BadInput
 from yxanul.data.assembly import HELD_OUT, TRAIN, NothingLeft, assemble
 from yxanul.data.bin_writer import sync_folder, write_json
 from yxanul.data.bins import FORMAT, MANIFEST, VERSION, dtype_for
-from yxanul.data.decontamination import Contaminated
+from yxanul.data.decontamination import WORDS_IN_A_ROW, Contaminated
 from yxanul.data.part_files import Job, tasks_of
 from yxanul.data.progress import Progress, say
 from yxanul.data.sources import Source, open_source, split_spec
@@ -131,7 +131,7 @@ def _contaminated(specs: Sequence[str]) -> Contaminated | None:
         return None
     contaminated = Contaminated(list(specs))
     if contaminated.too_short:
-        say(f"{contaminated.too_short:,} evaluation texts have less than {contaminated.n} words: they cannot be met.")
+        say(f"{contaminated.too_short:,} evaluation texts have less than {WORDS_IN_A_ROW} words: they cannot be met.")
     return contaminated
 
 

@@ -19,9 +19,7 @@ from typing import Any
 from yxanul.bad_input import BadInput, unknown_name
 from yxanul.data import builtin, files, hub_datasets, problems
 from yxanul.data.columns import Columns
-from yxanul.data.documents import Chain, Document, Part, Rules, TokenFile, is_held_out
-
-__all__ = ["Document", "Part", "Source", "is_held_out", "open_source"]
+from yxanul.data.documents import Chain, Part, Rules, TokenFile
 
 Values = dict[str, Any]
 PREFIXES = ("hf", "raw", "builtin")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from yxanul.bad_input import BadInput
 
 if TYPE_CHECKING:
-    from yxanul.data.sources import Document
+    from yxanul.data.documents import Document
     from yxanul.data.tokenizers import Tokenizer
 
 DEFAULT_DIGITS = {"bpe": "single", "superbpe": "groups"}
@@ -182,7 +182,8 @@ def measure(tokenizers: list["Tokenizer"], spec: str, held_out: float = 0.0) -> 
 
 
 def _documents(spec: str, held_out: float, keep_held_out: bool) -> Iterator["Document"]:
-    from yxanul.data.sources import is_held_out, open_source
+    from yxanul.data.documents import is_held_out
+    from yxanul.data.sources import open_source
 
     source = open_source(spec)
     if source.is_tokens:

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from yxanul.data import builtin
-from yxanul.data.sources import is_held_out, open_source
+from yxanul.data.documents import is_held_out
+from yxanul.data.sources import open_source
 
 SCRIPT = """
 import hashlib, itertools, json

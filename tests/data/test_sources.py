@@ -14,7 +14,8 @@ import pytest
 
 from yxanul.bad_input import BadInput
 from yxanul.data import files
-from yxanul.data.sources import Document, is_held_out, open_source
+from yxanul.data.documents import Document, is_held_out
+from yxanul.data.sources import open_source
 
 TEXTS = [
     "Plain words.",

@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from yxanul.bad_input import BadInput
-from yxanul.data.sources import is_held_out
+from yxanul.data.documents import is_held_out
 from yxanul.data.tokenizer_command import main, read_texts
 from yxanul.data.tokenizers import load_tokenizer
 
