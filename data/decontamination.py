@@ -25,7 +25,7 @@ class Contaminated:
             self._add(source)
         if not self._runs:
             raise BadInput(
-                f"{', '.join(sources)}: no evaluation text has {WORDS_IN_A_ROW} words, so nothing could be found again."
+                f"{', '.join(sources)}: no evaluation text has {WORDS_IN_A_ROW} words, nothing to be found again."
             )
 
     def __call__(self, text: str) -> bool:
