@@ -20,9 +20,12 @@ if not __package__:  # a checkout that is not installed: make its folder the pac
 import sys
 
 VERBS = {
+    "pretrain": ("yxanul.training.pretrain", "train a model from a recipe; stop, move and resume it"),
     "data": ("yxanul.data.data_command", "prepare text as token bins; look into them, verify them"),
     "info": ("yxanul.info", "what a preset or checkpoint is made of: parameters, bytes, FLOPs"),
+    "plan": ("yxanul.training.plan_command", "what a recipe would eat: stages, steps, lengths, tokens, epochs"),
     "tokenizer": ("yxanul.data.tokenizer_command", "train BPE or SuperBPE, compare tokenizers"),
+    "track": ("yxanul.training.track_command", "send a tracker (TensorBoard, W&B, trackio) what it missed of a run"),
 }
 HELP = ("-h", "--help")
 
@@ -39,30 +42,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"yxanul {__version__}")  # noqa: T201
         return 0
 
-    from yxanul.bad_input import BadInput, unknown_name
+    from yxanul.bad_input import exit_code, unknown_name
 
-    try:
+    def run(words: list[str]) -> int:
         if verb not in VERBS:
             raise unknown_name("verb", verb, VERBS)
         import importlib
 
-        exit_code = importlib.import_module(VERBS[verb][0]).main(rest)
-        sys.stdout.flush()
-        return exit_code
-    except BadInput as error:
-        print(f"yxanul: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except KeyboardInterrupt:
-        print(f"yxanul: {verb} was stopped.", file=sys.stderr)  # noqa: T201
-        return 4
-    except BrokenPipeError:  # `yxanul ... | head`: the reader has what it wants
-        import os
+        return importlib.import_module(VERBS[verb][0]).main(words)
 
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        print(f"yxanul: {error.filename or verb}: {error.strerror or error}.", file=sys.stderr)  # noqa: T201
-        return 2
+    return exit_code(verb, run, rest)
 
 
 def _help() -> str:

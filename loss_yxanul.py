@@ -32,6 +32,7 @@ VOCABULARY_MULTIPLE_ELSEWHERE = 128
 class TokenLoss(NamedTuple):
     loss: Tensor  # scalar, z-loss included
     token_losses: Tensor  # cross-entropy of each target, shaped like the targets; 0 where ignored; no gradient
+    token_correct: Tensor | None  # on request: is the target the largest logit? False where ignored
 
 
 def linear_cross_entropy(
@@ -44,6 +45,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     ignore_index: int = -100,
+    return_correct: bool = False,
     chunk_rows: int | None = None,
     vocabulary_multiple: int | None = None,
 ) -> TokenLoss:
@@ -51,6 +53,7 @@ def linear_cross_entropy(
 
     latent (..., R), weight (V, R), targets (...) of class indices. `token_weights` (...) scale each token's part.
     The sum is divided by `num_items`, by default the number of targets that count, or the sum of their weights.
+    Of several largest logits the first counts for `return_correct`, as for torch.argmax.
     """
     device = latent.device.type
     if device != "meta" and torch.is_autocast_enabled(device):  # autocast does not reach into custom operators
@@ -67,7 +70,7 @@ def linear_cross_entropy(
     if chunk_rows is None:
         chunk_rows = _rows_per_chunk(padded_vocabulary, latent.element_size(), device)
     wants_gradients = torch.is_grad_enabled()
-    loss, token_losses, _, _ = _chunked_loss(
+    loss, token_losses, correct, _, _ = _chunked_loss(
         rows,
         weight,
         torch.where(counted, targets, 0).reshape(-1),
@@ -76,10 +79,12 @@ def linear_cross_entropy(
         softcap or 0.0,
         chunk_rows,
         padded_vocabulary,
+        return_correct,
         wants_gradients and rows.requires_grad,
         wants_gradients and weight.requires_grad,
     )
-    return TokenLoss(loss, torch.where(counted, token_losses.detach().view(targets.shape), 0.0))
+    token_losses = torch.where(counted, token_losses.detach().view(targets.shape), 0.0)
+    return TokenLoss(loss, token_losses, correct.view(targets.shape) & counted if return_correct else None)
 
 
 def cross_entropy(
@@ -90,6 +95,7 @@ def cross_entropy(
     num_items: Tensor | int | None = None,
     z_loss: float = 0.0,
     ignore_index: int = -100,
+    return_correct: bool = False,
 ) -> TokenLoss:
     """The same loss from finished logits (..., V), soft cap already applied; fp32 inside, whatever their dtype."""
     rows = logits.reshape(-1, logits.shape[-1]).to(_sum_dtype(logits))
@@ -99,7 +105,8 @@ def cross_entropy(
     total = (row_losses * row_weights).sum()
     if z_loss:
         total = total + z_loss * (rows.logsumexp(-1).square() * row_weights).sum()
-    return TokenLoss(total / _divisor(num_items, row_weights), row_losses.detach().view(targets.shape))
+    correct = (logits.argmax(-1) == targets) & (targets != ignore_index) if return_correct else None
+    return TokenLoss(total / _divisor(num_items, row_weights), row_losses.detach().view(targets.shape), correct)
 
 
 def apply_softcap(logits: Tensor, softcap: float | None) -> Tensor:
@@ -138,10 +145,12 @@ def _chunked_loss(
     softcap: float,
     chunk_rows: int,
     padded_vocabulary: int,
+    needs_correct: bool,
     needs_d_latent: bool,
     needs_d_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sum of the weighted losses, every row's cross-entropy, and the gradients of the sum (empty if not needed).
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Sum of the weighted losses, every row's cross-entropy, and, empty if not needed: is every row's target its
+    largest logit, and the gradients of the sum.
 
     All in fp32 (fp64 for fp64 inputs): the gradients are rounded to their own dtypes once, after the last scaling.
     """
@@ -152,6 +161,7 @@ def _chunked_loss(
                 raise IndexError(f"target {target} is outside of the vocabulary of {vocabulary}.")
     sum_dtype = _sum_dtype(latent)
     cross_entropies = latent.new_empty(rows, dtype=sum_dtype)
+    correct = _empty_correct(latent, needs_correct)
     z_terms = latent.new_zeros((), dtype=sum_dtype)
     d_latent, d_weight_VR = _empty_gradients(latent, padded_vocabulary, needs_d_latent, needs_d_weight)
     weight_VR = _padded(weight, padded_vocabulary, latent.dtype)
@@ -168,7 +178,11 @@ def _chunked_loss(
             logits.mul_(softcap)
         logits[:, vocabulary:] = -torch.inf
 
-        largest = logits.amax(1, keepdim=True)
+        if needs_correct:
+            largest, guesses = logits.max(1, keepdim=True)
+            correct[part] = guesses.squeeze(1) == t
+        else:
+            largest = logits.amax(1, keepdim=True)
         target_logit = logits.gather(1, t[:, None]).squeeze(1)
         p = logits.sub_(largest).exp_()
         p_sum = p.sum(1)
@@ -193,7 +207,11 @@ def _chunked_loss(
                 d_weight_VR += torch.mm(d_logits.t(), z)
 
     total = (cross_entropies * row_weights).sum() + z_terms
-    return total, cross_entropies, d_latent, d_weight_VR[:vocabulary]
+    return total, cross_entropies, correct, d_latent, d_weight_VR[:vocabulary]
+
+
+def _empty_correct(latent: Tensor, needs_correct: bool) -> Tensor:
+    return latent.new_empty(latent.shape[0] if needs_correct else 0, dtype=torch.bool)
 
 
 def _empty_gradients(
@@ -214,15 +232,17 @@ def _padded(weight: Tensor, height: int, dtype: torch.dtype) -> Tensor:
 
 
 @_chunked_loss.register_fake
-def _(latent, weight, targets, row_weights, z_loss, softcap, chunk_rows, padded, needs_d_latent, needs_d_weight):
-    sum_dtype, rows = _sum_dtype(latent), latent.shape[0]
+def _(latent, weight, targets, row_weights, z_loss, softcap, chunk_rows, padded, *needs):
+    needs_correct, needs_d_latent, needs_d_weight = needs
+    total = latent.new_empty((), dtype=_sum_dtype(latent))
+    correct = _empty_correct(latent, needs_correct)
     gradients = _empty_gradients(latent, weight.shape[0], needs_d_latent, needs_d_weight)
-    return latent.new_empty((), dtype=sum_dtype), latent.new_empty(rows, dtype=sum_dtype), *gradients
+    return total, total.new_empty(latent.shape[0]), correct, *gradients
 
 
 def _keep_gradients(ctx, inputs, output) -> None:
     *_, needs_d_latent, needs_d_weight = inputs
-    _, _, d_latent, d_weight = output
+    *_, d_latent, d_weight = output
     ctx.dtypes = inputs[0].dtype if needs_d_latent else None, inputs[1].dtype if needs_d_weight else None
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(d_latent, d_weight)
@@ -231,7 +251,7 @@ def _keep_gradients(ctx, inputs, output) -> None:
 def _scale_gradients(ctx, d_total, *_):
     """In place, for a V x R matrix should not exist twice; a graph that is kept for another backward gets a copy."""
     if d_total is None:
-        return (None,) * 10
+        return (None,) * 11
     if torch.is_grad_enabled():
         raise RuntimeError("This loss has no second derivative; return_logits=True takes one that has.")
     multiply = torch.mul if torch._C._autograd._get_current_graph_task_keep_graph() else Tensor.mul_
@@ -239,7 +259,7 @@ def _scale_gradients(ctx, d_total, *_):
         None if dtype is None else multiply(gradient, d_total).to(dtype)
         for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
     )
-    return *scaled, *[None] * 8
+    return *scaled, *[None] * 9
 
 
 _chunked_loss.register_autograd(_scale_gradients, setup_context=_keep_gradients)

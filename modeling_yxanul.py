@@ -227,7 +227,8 @@ class YxanulFactorisedHead(YxanulHead):
     @property
     def weight(self) -> Tensor:
         """The V x D matrix for tools that multiply by it themselves, TRL for one. Big: our own code never asks."""
-        return nn.functional.linear(self.embedding_weight, self.projection_weight).as_subclass(_ComputedWeight)
+        product = nn.functional.linear(self.embedding_weight, self.projection_weight)
+        return product if isinstance(product, DTensor) else product.as_subclass(_ComputedWeight)  # FSDP2 looks at it
 
     def forward(self, hidden_states: Tensor, targets: Tensor | None = None, **loss_options: Any) -> Tensor | TokenLoss:
         projection_weight: Tensor = self.projection_weight
@@ -457,6 +458,7 @@ def _restarting_positions(cu_seq_lens: Tensor, rows: int, length: int) -> Tensor
 @dataclass
 class YxanulCausalLMOutput(CausalLMOutputWithPast):
     token_losses: Tensor | None = None  # cross-entropy of each target, 0 where ignored, no gradient; given with labels
+    token_correct: Tensor | None = None  # is the target the largest logit? False where ignored; on request
 
 
 class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
@@ -511,12 +513,14 @@ class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
         token_weights: Tensor | None = None,
         z_loss: float = 0.0,
         return_logits: bool | None = None,
+        return_correct: bool = False,
         **kwargs: Any,
     ) -> YxanulCausalLMOutput:
         """`labels` are shifted here, `shift_labels` came shifted and win; -100 is ignored.
 
         The loss is the sum over targets divided by `num_items_in_batch`, by default by the number of targets.
         `token_weights`, shaped and shifted like the labels, weigh each target; `z_loss` is its coefficient.
+        `return_correct` also tells for each target whether a greedy guess hits it, without forming logits for it.
         """
         # no parameter by name: Trainer takes every one with "label" in it for an input that evaluation must have
         shift_labels: Tensor | None = kwargs.pop("shift_labels", None)
@@ -539,9 +543,10 @@ class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
         if return_logits or not head_gives_loss:
             logits = self.lm_head(_positions_to_keep(hidden_states, logits_to_keep))
             logits = apply_softcap(logits, self.config.final_logit_softcapping)
-        loss = token_losses = None
+        loss = token_losses = token_correct = None
         if targets is not None:
             options: dict[str, Any] = {"num_items": num_items_in_batch, "z_loss": z_loss}
+            options["return_correct"] = return_correct
             if token_weights is not None:
                 if token_weights.shape != targets.shape:
                     raise ValueError(
@@ -551,9 +556,9 @@ class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
                 options["token_weights"] = token_weights if shift_labels is not None else _shift(token_weights, 0)
             if logits is not None:
                 targets = targets.to(logits.device)  # of a model that is split over devices
-                loss, token_losses = cross_entropy(logits, targets, **options)
+                loss, token_losses, token_correct = cross_entropy(logits, targets, **options)
             else:
-                loss, token_losses = self.lm_head(
+                loss, token_losses, token_correct = self.lm_head(
                     hidden_states, targets, softcap=self.config.final_logit_softcapping, **options
                 )
         return YxanulCausalLMOutput(
@@ -563,6 +568,7 @@ class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             token_losses=token_losses,
+            token_correct=token_correct,
         )
 
 

@@ -56,6 +56,29 @@ class Stream:
         self._fill(position, position.first_token + first * length, batch)
         return batch
 
+    def targets(self, step: int) -> int:
+        """How many targets the whole step has: its tokens, but for the padding of packed rows."""
+        position = self.plan.at(step)
+        length, count = position.length, position.rows * position.length
+        if not any(source.row_length for source in self.plan.stages[position.stage_index].sources):
+            return count
+        block, first_token = self.plan.block, position.first_token
+        numbers = range(first_token // block, (first_token + count - 1) // block + 1)
+        sources, places = self._locate(position.stage_index, numbers)
+        padding = 0
+        for number, source, place in zip(numbers, sources.tolist(), places.tolist(), strict=True):
+            token_bin = self.bins[self.plan.stages[position.stage_index].sources[source].name]
+            if token_bin.row_length is not None:
+                begin = max(first_token, number * block) + (place - number) * block
+                end = min(first_token + count, (number + 1) * block) + (place - number) * block
+                real = int(token_bin.row_lengths[begin // length : end // length].sum())
+                padding += end - begin - real
+        return count - padding
+
+    @property
+    def end_of_text_id(self) -> int:
+        return next(iter(self.bins.values())).end_of_text_id
+
     def _fill(self, position: Position, first_token: int, batch: Batch) -> None:
         """Read the stage's stream from `first_token` on, block by block."""
         block, tokens = self.plan.block, batch.input_ids.size

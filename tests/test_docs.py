@@ -19,12 +19,12 @@ def blocks(page, language):
     return [block for found, block in zip(fences[::4], fences[1::4], strict=True) if found == language]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/training.md"])
 def test_commands_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = "".join(blocks(page, "")).splitlines()
     commands = [line.partition("#")[0] for line in lines if re.match(r"(\.venv/bin/)?yxanul ", line)]
-    assert len(commands) >= 4
+    assert len(commands) >= 2
     for command in commands:
         assert main(shlex.split(command)[1:]) == 0, command
 
@@ -34,6 +34,22 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     (code,) = blocks("README.md", "python")
     exec(code, {})
     assert (tmp_path / "my-model" / "modeling_yxanul.py").is_file()
+
+
+PRETRAIN = re.compile(r"(?:yxanul pretrain|yxanul\.training\.pretrain) (.*)")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/training.md", "docs/clusters.md"])
+def test_runs_that_take_longer_are_planned_as_they_are_written(page, tmp_path, monkeypatch):
+    """Blocks of shell commands that need minutes, GPUs or a cluster."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-run.yaml").write_text("".join(blocks("docs/training.md", "yaml")))
+    lines = "".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    runs = [found.group(1) for line in lines if (found := PRETRAIN.search(line.partition("#")[0]))]
+    assert runs
+    for words in runs:
+        assert main(["pretrain", *shlex.split(words.rstrip("'")), "--dry-run"]) == 0, words
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_plan_of_the_docs_is_one(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from yxanul.loss_yxanul import apply_softcap, cross_entropy, linear_cross_entropy
+from yxanul.loss_yxanul import _chunked_loss, apply_softcap, cross_entropy, linear_cross_entropy
 
 OPTIONS = [{}, {"z_loss": 1e-2}, {"softcap": 3.0}, {"z_loss": 1e-2, "softcap": 3.0}]
 
@@ -67,6 +67,58 @@ def test_token_losses_are_each_targets_cross_entropy_and_zero_where_ignored():
     expected = torch.nn.functional.cross_entropy(latent @ weight.T, targets, reduction="none", ignore_index=-100)
     torch.testing.assert_close(result.token_losses, expected.detach().view(4, 9))
     assert not result.token_losses.requires_grad and result.token_losses.view(-1)[3] == 0
+
+
+@pytest.mark.parametrize("softcap", [None, 0.5], ids=["", "capped until many are equal"])
+@pytest.mark.parametrize("chunk_rows", [1, 8, 64])
+@pytest.mark.parametrize("vocabulary_multiple", [1, 128])
+def test_token_correct_says_where_the_target_is_the_first_of_the_largest_logits(
+    softcap, chunk_rows, vocabulary_multiple
+):
+    """All logits are below 0, which padding would have; ids 20 and 40 are the same, and 20 comes first."""
+    latent, weight, targets = inputs(rows=90, dtype=torch.float32, scale=20.0)
+    latent, weight = latent.detach().abs(), -weight.detach().abs()
+    weight[20] = weight[40] = -1e-3
+    targets[10:40:2], targets[11:40:2] = 20, 40
+    logits = apply_softcap(latent @ weight.T, softcap)
+    expected = (logits.argmax(-1) == targets) & (targets != -100)
+    assert expected[10:40:2].all() and not expected[11:40:2].any() and not expected[targets == -100].any()
+    sizes = {"chunk_rows": chunk_rows, "vocabulary_multiple": vocabulary_multiple}
+    chunked = linear_cross_entropy(
+        latent.view(9, 10, 6), weight, targets.view(9, 10), softcap=softcap, return_correct=True, **sizes
+    )
+    assert chunked.token_correct.dtype == torch.bool and torch.equal(chunked.token_correct, expected.view(9, 10))
+    from_logits = cross_entropy(logits.view(9, 10, 53), targets.view(9, 10), return_correct=True)
+    assert torch.equal(from_logits.token_correct, expected.view(9, 10))
+    unasked = linear_cross_entropy(latent, weight, targets, softcap=softcap, **sizes)
+    assert unasked.token_correct is cross_entropy(logits, targets).token_correct is None
+    assert torch.equal(unasked.token_losses.view(9, 10), chunked.token_losses)
+
+
+def test_an_ignored_id_that_is_the_largest_logit_is_not_correct():
+    latent, weight = torch.ones(3, 2), torch.tensor([[5.0, 5.0], [1.0, 1.0]])
+    for result in (
+        linear_cross_entropy(latent, weight, torch.tensor([0, 1, 0]), ignore_index=0, return_correct=True),
+        cross_entropy(latent @ weight.T, torch.tensor([0, 1, 0]), ignore_index=0, return_correct=True),
+    ):
+        assert not result.token_correct.any()
+
+
+def test_gradients_are_the_same_with_and_without_token_correct():
+    latent, weight, targets = inputs()
+    one, other = (linear_cross_entropy(latent, weight, targets, return_correct=asked) for asked in (False, True))
+    assert not other.token_correct.requires_grad
+    gradients = [torch.autograd.grad(result.loss, (latent, weight)) for result in (one, other)]
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("needs", [(False, True, True), (True, False, False), (True, True, True)])
+def test_the_operator_is_what_its_registrations_say(needs):
+    latent, weight, targets = inputs()
+    arguments = (latent, weight, targets.clamp(min=0), torch.ones(37).double() / 37, 1e-2, 3.0, 8, 53, *needs)
+    # compiled steps are in invariants/test_graphs.py
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(_chunked_loss, arguments, test_utils=checks)
 
 
 def test_token_weights_make_a_weighted_mean():
@@ -154,24 +206,11 @@ def test_a_kept_graph_gives_the_same_gradients_again():
 
 
 def test_logits_of_all_rows_never_exist():
-    """No tensor that the loss allocates is larger than one chunk's buffer or the weight."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
+    """Nothing that the loss allocates is larger than one chunk's buffer."""
     latent, weight, targets = inputs(rows=512, rank=4, vocabulary=1000, dtype=torch.float32)
-    largest = 0
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            nonlocal largest
-            result = function(*args, **(kwargs or {}))
-            for tensor in result if isinstance(result, (tuple, list)) else [result]:
-                if isinstance(tensor, torch.Tensor):
-                    largest = max(largest, tensor.untyped_storage().nbytes())
-            return result
-
-    with Watch():
-        linear_cross_entropy(latent, weight, targets, chunk_rows=16).loss.backward()
-    assert 0 < largest <= 16 * 1000 * 4
+    with torch.profiler.profile(profile_memory=True, acc_events=True) as profiler:
+        linear_cross_entropy(latent, weight, targets, chunk_rows=16, return_correct=True).loss.backward()
+    assert max(event.self_cpu_memory_usage for event in profiler.events()) == 16 * 1000 * 4
 
 
 @pytest.mark.parametrize("target", [-1, 53, 60])

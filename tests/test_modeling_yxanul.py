@@ -71,6 +71,16 @@ def test_evaluation_with_labels_returns_loss_and_logits(model, random_ids, label
     assert model(random_ids(), labels=labels, return_logits=False).logits is None
 
 
+@torch.no_grad()
+def test_compiled_token_correct_equals_eager(tiny_model, random_ids):
+    """One graph, as for the loss (tests/invariants/test_graphs.py)."""
+    model, ids = tiny_model("factorised-tied", initializer_range=0.2, num_hidden_layers=1), random_ids()
+    labels = shifted(model(ids).logits.argmax(-1))
+    options = {"shift_labels": labels, "return_correct": True, "return_logits": False, "use_cache": False}
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(ids, **options).token_correct, model(ids, **options).token_correct)
+
+
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("z_loss", [0.0, 0.1])
 def test_training_step_equals_one_through_logits(tiny_model, random_ids, labels, layout, softcap, z_loss):
@@ -136,6 +146,14 @@ class TestLossOptions:
         capped = 1.5 * torch.tanh(logits / 1.5)
         assert_near(forward(labels=labels, return_logits=True).logits, capped)
         assert_near(forward(labels=labels).token_losses, plain_losses(capped, labels))
+
+    @pytest.mark.parametrize("return_logits", [True, False])
+    def test_token_correct_says_whether_a_greedy_guess_hits(self, forward, logits, labels, return_logits):
+        labels[:, 1::3] = logits.argmax(-1)[:, :-1:3]
+        outputs = forward(labels=labels, return_correct=True, return_logits=return_logits)
+        expected = (logits.argmax(-1) == shifted(labels)) & (shifted(labels) != IGNORED)
+        assert torch.equal(outputs.token_correct, expected) and 0 < expected.sum() < expected.numel()
+        assert forward(labels=labels).token_correct is None and forward(return_correct=True).token_correct is None
 
     def test_nothing_to_learn_is_a_loss_of_zero(self, forward, labels):
         loss = forward(labels=torch.full_like(labels, IGNORED)).loss

@@ -46,6 +46,42 @@ def test_packed_rows_keep_their_length_and_padding_is_no_target(packed_counting_
         assert (targets[real:] == IGNORED).all()
 
 
+@pytest.mark.parametrize("rows", [1, 4, 7])
+def test_the_targets_of_a_step_are_all_but_padding(rows, packed_counting_bin):
+    """A block is a row of 16; the epoch of 10 rows ends within a step."""
+    stream = Stream(
+        plan_of(16, rows, [Source("a", 160, row_length=16)], 12), {"a": packed_counting_bin(10, 16)}, seed=1
+    )
+    counted = [int((stream.batch(step, 0, rows).targets != IGNORED).sum()) for step in range(12)]
+    assert [stream.targets(step) for step in range(12)] == counted
+    assert sum(counted) < 12 * rows * 16
+
+
+def test_the_targets_of_a_step_that_is_part_of_a_block(packed_counting_bin):
+    """The other stage's length makes blocks of 48: three packed rows, so that a step of two cuts them."""
+    packed = Stage("one", (Source("a", 144, row_length=16),), (Phase(16, 2),), steps=12)
+    other = Stage("two", (Source("b", 96, row_length=48),), (Phase(48, 1),), steps=2)
+    bins = {"a": packed_counting_bin(9, 16), "b": packed_counting_bin(2, 48)}
+    stream = Stream(Plan([packed, other]), bins, seed=1)
+    assert stream.plan.block == 48
+    for step in range(stream.plan.steps):
+        rows = stream.plan.at(step).rows
+        assert stream.targets(step) == (stream.batch(step, 0, rows).targets != IGNORED).sum()
+
+
+def test_the_targets_of_a_mixture_with_packed_rows(packed_counting_bin, counting_bin):
+    sources = [Source("a", 160, row_length=16), Source("b", 1601)]
+    stream = Stream(plan_of(16, 5, sources, 20), {"a": packed_counting_bin(10, 16), "b": counting_bin(1601)}, seed=1)
+    counted = [int((stream.batch(step, 0, 5).targets != IGNORED).sum()) for step in range(20)]
+    assert [stream.targets(step) for step in range(20)] == counted
+    assert len(set(counted)) > 2
+
+
+def test_without_padding_every_token_of_a_step_is_a_target(counting_bin):
+    stream = Stream(plan_of(16, 5, [Source("b", 1601)]), {"b": counting_bin(1601)}, seed=1)
+    assert stream.targets(3) == 5 * 16
+
+
 @pytest.mark.parametrize("processes, accumulation", [(1, 1), (2, 1), (3, 1), (8, 1), (2, 3), (1, 24), (4, 2)])
 def test_the_union_over_ranks_and_micro_batches_is_the_step(processes, accumulation):
     parts = [

@@ -1,0 +1,1 @@
+"""How good a model is: figures that compare across vocabularies, tasks, samples."""

@@ -1,0 +1,44 @@
+"""Names and formats of what a run leaves behind, and the exit codes of a run; no torch, no other file of the package.
+
+RUN/config.yaml          the resolved recipe, every default written out
+    environment.json     versions, devices, command; one entry for each start
+    metrics.jsonl        one line for each log, written by process 0
+    checkpoints/checkpoint-N/     model, optimizer, state; with COMPLETE in it, or it does not exist
+    stages/1-language/   the checkpoint at a stage's end, kept whatever rotation does
+    final/               loads with from_pretrained
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+DONE, BAD_INPUT, GATE_FAILED, STOPPED, FAILED = 0, 2, 3, 4, 5
+COMPLETE = "COMPLETE"
+
+
+class RunFolder:
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(os.path.abspath(path))
+        self.config = self.path / "config.yaml"
+        self.environment = self.path / "environment.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.trackers = self.path / "trackers.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.stages = self.path / "stages"
+        self.final = self.path / "final"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"checkpoint-{step}"
+
+    def stage(self, index: int, name: str) -> Path:
+        """`index` counts from 0; people count from 1."""
+        return self.stages / f"{index + 1}-{name}"
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """All whole lines: a kill may leave half of one at the end."""
+    if not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]

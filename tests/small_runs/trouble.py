@@ -1,0 +1,89 @@
+"""The pretraining command, with the trouble that a test asks for in the environment variable TROUBLE (JSON).
+
+kill: {"step", "rank"?}       SIGKILL at the end of that step, before anything of it is logged or saved
+kill_in_save: {"step", "files"}   SIGKILL when that many files of the checkpoint are written
+signal: {"step", "rank", "name"}  this process gets the signal at the end of that step
+nan: {"steps", "rank"}        the loss of that rank is not a number in these steps
+fail_write: {"step"}          the disk is full while that checkpoint is written
+fsdp2: true                   FSDP2 on the CPU, which accelerate refuses unless it takes it for a GPU
+zero: true                    DeepSpeed on the CPU over gloo; stage 3 splits small parameters too
+"""
+
+import errno
+import json
+import os
+import signal
+
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+from transformers import TrainerCallback
+
+from yxanul.training import checkpoints, pretrain, session
+from yxanul.training.launch import parallel
+from yxanul.training.trainer import YxanulTrainer
+
+
+def make_trouble(wanted, rank):
+    def mine(name):
+        return name in wanted and wanted[name].get("rank", rank) == rank
+
+    def give(number):
+        os.kill(os.getpid(), number)
+
+    class Trouble(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if mine("kill") and state.global_step == wanted["kill"]["step"]:
+                give(signal.SIGKILL)
+            if mine("signal") and state.global_step == wanted["signal"]["step"]:
+                give(getattr(signal, wanted["signal"]["name"]))
+
+    class TroubledTrainer(YxanulTrainer):
+        def __init__(self, *arguments, **options):
+            if wanted.get("fsdp2"):
+                PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+            super().__init__(*arguments, **options)
+
+        def train(self, **options):
+            self.add_callback(Trouble())
+            return super().train(**options)
+
+        def compute_loss(self, *arguments, **options):
+            loss = super().compute_loss(*arguments, **options)
+            bad = mine("nan") and self.state.global_step + 1 in wanted["nan"]["steps"]
+            return loss * float("nan") if bad else loss
+
+        def _write_checkpoint(self):
+            written = []
+            for name in ("kill_in_save", "fail_write"):
+                if mine(name) and self.state.global_step == wanted[name]["step"]:
+                    checkpoints.save_file = lambda tensors, file, name=name: self.write(written, name, tensors, file)
+            super()._write_checkpoint()
+
+        def write(self, written, name, tensors, file):
+            if name == "fail_write":
+                raise OSError(errno.ENOSPC, "No space left on device", str(file))
+            save_file(tensors, file)
+            written.append(file)
+            if len(written) == wanted[name]["files"]:
+                give(signal.SIGKILL)
+
+    if wanted.get("zero"):
+        os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
+        PartialState._prepare_backend = lambda self, *arguments, **options: ("gloo", DistributedType.MULTI_CPU)
+        zero = parallel._zero
+
+        def splitting_all(stage, precision):
+            fields = zero(stage, precision)
+            fields["deepspeed"]["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+            return fields
+
+        parallel._zero = splitting_all
+    if wanted.get("fsdp2") or wanted.get("zero"):
+        parallel.check_parallel = lambda parallel, processes: None
+    save_file = checkpoints.save_file
+    session.YxanulTrainer = TroubledTrainer
+
+
+def main(arguments):
+    make_trouble(json.loads(os.environ["TROUBLE"]), int(os.environ.get("RANK", "0")))
+    return pretrain.main(arguments)

@@ -1,0 +1,116 @@
+"""Where a run begins: its folder, what an earlier start left there, the checkpoint and the step to go on from.
+
+    begin = beginning(config, plan, run, options)      # begin.checkpoint, begin.stop_step, begin.done
+
+A folder belongs to one run: another recipe is refused with what differs, unless forced.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from yxanul.bad_input import BadInput, unknown_name
+from yxanul.data.bin_writer import write_json
+from yxanul.data.plan import Plan
+from yxanul.data.progress import say
+from yxanul.run_folder import RunFolder
+from yxanul.strict_yaml import read_yaml
+from yxanul.training import checkpoints
+from yxanul.training.config import RunConfig, differences, write_config
+
+LOCK = "lock"
+PACKAGES = ("yxanul", "torch", "transformers", "accelerate", "huggingface_hub", "safetensors", "numpy")
+
+
+@dataclass(frozen=True)
+class Beginning:
+    checkpoint: Path | None  # None: at the first step, from random weights or those of init_from
+    step: int  # the first to be done
+    stop_step: int
+
+    @property
+    def is_done(self) -> bool:
+        return self.step >= self.stop_step
+
+
+def beginning(config: RunConfig, plan: Plan, run: RunFolder, resume: str | None, stage: str | None) -> Beginning:
+    checkpoint = checkpoints.find(run, resume)
+    step = checkpoints.read_marker(checkpoint)["step"] if checkpoint else 0
+    if step > plan.steps:
+        raise BadInput(f"{checkpoint} is at step {step:,}, the plan has {plan.steps:,}: give --resume an earlier one.")
+    if stage is None:
+        return Beginning(checkpoint, step, plan.steps)
+    steps = _stage_steps(plan, stage)
+    if step >= steps.start:
+        return Beginning(checkpoint, step, steps.stop)
+    if config.init_from is not None and checkpoint is None:
+        return Beginning(None, steps.start, steps.stop)
+    raise BadInput(
+        f"stage {stage} begins at step {steps.start:,}, but the run is at {step:,}: run the stages before it, or give "
+        "--init-from with a model to begin it with."
+    )
+
+
+def _stage_steps(plan: Plan, name: str) -> range:
+    names = [stage.name for stage in plan.stages]
+    if name not in names:
+        raise unknown_name("stage", name, names)
+    return plan.stage_steps(names.index(name))
+
+
+def check_folder(config: RunConfig, run: RunFolder, force: bool) -> None:
+    """Refuses the folder of another run, and one that is none."""
+    if not run.config.exists():
+        killed_at_once = (LOCK, f"{run.config.name}.tmp")
+        if run.path.exists() and any(file.name not in killed_at_once for file in run.path.iterdir()):
+            raise BadInput(f"--out {run.path} holds other files and no {run.config.name}: give a new folder.")
+        return
+    different = differences(read_yaml(run.config), config.resolved())
+    if not different:
+        return
+    if not force:
+        raise BadInput(
+            f"{run.path} was begun with another recipe: {'; '.join(different)}. Give another --out, or --force to go "
+            "on from its last checkpoint with the new values: weights and moments stay, what comes is the new plan's."
+        )
+    say(f"--force: {'; '.join(different)}.")
+
+
+@contextlib.contextmanager
+def only_run_in(run: RunFolder) -> Iterator[None]:
+    """Two runs would write into each other's checkpoints. The lock ends with the process, however that ends."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    with (run.path / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"another process is training in {run.path}: wait for it, or give another --out.") from None
+        except OSError:  # a file system without locks: nobody watches
+            pass
+        yield
+
+
+def write_beginning(config: RunConfig, run: RunFolder, processes: int, device: str) -> None:
+    write_config(config, run.config)
+    starts = json.loads(run.environment.read_text(encoding="utf-8")) if run.environment.exists() else []
+    starts.append(
+        {
+            "time": round(time.time()),
+            "python": platform.python_version(),
+            "packages": {name: version(name) for name in PACKAGES},
+            "platform": platform.platform(),
+            "processes": processes,
+            "device": device,
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            "command": sys.argv[1:],
+        }
+    )
+    write_json(run.environment, starts)

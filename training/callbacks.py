@@ -1,0 +1,115 @@
+"""What happens at which step: stages begin and end, evaluations, signals that stop a run, and the record of it.
+
+Callbacks set flags of the Trainer's control, which it obeys at the end of the step. They keep no state in
+trainer_state.json, where one that an older checkpoint lacks would break the next save.
+Not here: how a checkpoint is written (checkpoints.py), what a line looks like (console.py).
+"""
+
+import json
+import math
+import os
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from yxanul.data.progress import say
+from yxanul.run_folder import STOPPED, RunFolder, read_metrics
+from yxanul.training.console import Console
+from yxanul.training.trackers import Trackers
+from yxanul.training.trainer import YxanulTrainer
+
+# A terminal's Ctrl-C reaches the ranks twice, once from the terminal and once from their launcher
+SECONDS_OF_ONE_CTRL_C = 1.5
+
+
+class CurriculumCallback(TrainerCallback):
+    """Stages are evaluated and saved at their ends; the run ends at `stop_step`."""
+
+    def __init__(self, trainer: YxanulTrainer, stop_step: int) -> None:
+        self.trainer, self.stop_step = trainer, stop_step
+        plan = trainer.plan
+        self.stage_ends = {plan.stage_steps(index).stop for index in range(len(plan.stages))}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        state.compute_steps(args, state.max_steps)  # what a checkpoint says of saving and logging is its past
+        if state.global_step == 0 and self.trainer.held_out:
+            self.trainer.evaluate()
+        self.trainer.start_clock()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        step, every = state.global_step, self.trainer.config.eval_steps
+        if step in self.stage_ends or step >= self.stop_step:
+            control.should_log = control.should_evaluate = control.should_save = True
+        elif every is not None and step % every == 0:
+            control.should_evaluate = True
+        if step >= self.stop_step:
+            control.should_training_stop = True
+
+
+class StopSignals(TrainerCallback):
+    """SIGTERM or Ctrl-C on any rank: all save at the end of one step and stop. A second Ctrl-C leaves at once."""
+
+    def __init__(self, trainer: YxanulTrainer) -> None:
+        self.trainer = trainer
+        self.since: float | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.since is None:
+            self.since = now
+            if self.trainer.ranks.is_first:
+                name = signal.Signals(number).name
+                say(f"{name}: saving at the end of this step, then stopping. Ctrl-C again leaves at once.")
+        elif number == signal.SIGINT and now - self.since > SECONDS_OF_ONE_CTRL_C:
+            os._exit(STOPPED)  # threads and process groups would be waited for
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.trainer.ranks.raised_a_step_ago(self.since is not None) and not control.should_training_stop:
+            self.trainer.stop(STOPPED)
+
+
+class Record(TrainerCallback):
+    """On rank 0: a line in metrics.jsonl for every log, then whoever shows or sends it."""
+
+    def __init__(self, trainer: YxanulTrainer, console: Console, trackers: Trackers) -> None:
+        self.trainer, self.console, self.trackers = trainer, console, trackers
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        line = {"step": state.global_step, "tokens": self.trainer.tokens, "time": round(time.time(), 3)} | (logs or {})
+        with self.trainer.run.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({name: _or_null(value) for name, value in line.items()}) + "\n")
+        self.console.log(line)
+        self.trackers.wake()
+
+
+def _or_null(value: Any) -> Any:
+    """JSON knows no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def cut_metrics(run: RunFolder, after_step: int) -> None:
+    """Drops the lines of steps that will be done again, so that each is there once."""
+    if run.metrics.exists():
+        kept = [line for line in read_metrics(run.metrics) if line["step"] <= after_step]
+        partial = Path(f"{run.metrics}.partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        partial.replace(run.metrics)

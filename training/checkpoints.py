@@ -1,0 +1,262 @@
+"""Checkpoints that are complete or not there, by the names of the plain model, whatever trained it.
+
+    model.safetensors, config.json, the model's code, tokenizer     what from_pretrained loads
+    optimizer.safetensors     PARAMETER.exp_avg ... of every parameter: all of DDP, FSDP2 and ZeRO read it
+    rank-00000.safetensors    random state and unlogged losses of each process
+    trainer_state.json        the Trainer's own
+    COMPLETE                  step, tokens, and the size of every file; written last
+
+Rank 0 writes all of it to checkpoint-N.partial, syncs and renames. Not here: when to save (callbacks.py).
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from yxanul.bad_input import BadInput
+from yxanul.data.bin_writer import sync_folder, write_json
+from yxanul.run_folder import COMPLETE, RunFolder
+from yxanul.training.ranks import Ranks
+
+OPTIMIZER, WEIGHTS, TRAINER_STATE = "optimizer.safetensors", "model.safetensors", "trainer_state.json"
+PARTIAL = ".partial"
+
+# A parameter -> its weight, and what the optimizer knows of it. ZeRO has both elsewhere (launch/zero.py)
+Parts = Callable[[nn.Parameter], tuple[Tensor, dict[str, Tensor]]]
+
+
+def parts_in(optimizer: torch.optim.Optimizer) -> Parts:
+    return lambda parameter: (parameter, optimizer.state[parameter])
+
+
+def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Each parameter once, by its name in a model that nothing wrapped or compiled."""
+    for name, parameter in model.named_parameters():
+        yield name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", ""), parameter
+
+
+def save(
+    folder: Path,
+    model: nn.Module,
+    parts: Parts,
+    ranks: Ranks,
+    rank_state: dict[str, Tensor],
+    marker: dict[str, Any],
+    write_more: Callable[[Path], None],
+) -> None:
+    """Every rank calls it. `write_more` adds files to the folder that it is given, on rank 0."""
+    weights: dict[str, Tensor] = {}
+    moments: dict[str, Tensor] = {}
+    for name, parameter in named_parameters(model):
+        weight, of_parameter = parts(parameter)
+        _collect(weights, name, weight, ranks)
+        for key, value in of_parameter.items():
+            _collect(moments, f"{name}.{key}", value, ranks)
+    rank_states = ranks.gather(rank_state)
+    ranks.first_writes(lambda: _write(folder, model, weights, moments, rank_states, marker, write_more))
+
+
+def _collect(into: dict[str, Tensor], name: str, tensor: Tensor, ranks: Ranks) -> None:
+    """The whole tensor on rank 0; what is split is put together by all."""
+    whole = tensor.detach()
+    if isinstance(whole, DTensor):
+        whole = whole.full_tensor().cpu()
+    if ranks.is_first:
+        into[name] = whole
+
+
+def _write(
+    folder: Path,
+    model: Any,
+    weights: dict[str, Tensor],
+    moments: dict[str, Tensor],
+    rank_states: list[dict[str, Tensor]],
+    marker: dict[str, Any],
+    write_more: Callable[[Path], None],
+) -> None:
+    partial = _partial(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        model.save_pretrained(partial, state_dict=weights)
+        save_file(moments, partial / OPTIMIZER)
+        for rank, state in enumerate(rank_states):
+            save_file(state, partial / f"rank-{rank:05d}.safetensors")
+        write_more(partial)
+    except BaseException:  # a full disk has no room for half a checkpoint
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    sizes = {}
+    for file in sorted(partial.iterdir()):
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+        sizes[file.name] = file.stat().st_size
+    write_json(partial / COMPLETE, marker | {"files": sizes})
+    sync_folder(partial)
+    if folder.exists():  # a run that went back to an earlier checkpoint comes by again
+        remove(folder)
+    partial.rename(folder)
+    sync_folder(folder.parent)
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(folder.name + PARTIAL)
+
+
+def remove(folder: Path) -> None:
+    """The marker goes first, so that a kill leaves nothing that looks whole."""
+    (folder / COMPLETE).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def flaw(folder: Path) -> str | None:
+    """Why this is no complete checkpoint."""
+    try:
+        sizes = read_marker(folder)["files"]
+    except (OSError, ValueError, KeyError):
+        return f"it has no {COMPLETE}, so its save was cut off"
+    for name, size in sizes.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size:,} bytes, not {size:,}"
+    return None
+
+
+def read_marker(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+
+
+def _step(folder: Path) -> int:
+    return read_marker(folder)["step"]
+
+
+def in_order(folder: Path) -> list[Path]:
+    """The complete checkpoints in a folder, oldest step first."""
+    return sorted((found for found in folder.glob("checkpoint-*") if flaw(found) is None), key=_step)
+
+
+def find(run: RunFolder, name: str | None) -> Path | None:
+    """The checkpoint of that name or path, or the newest complete one."""
+    if name is None:
+        complete = in_order(run.checkpoints)
+        return complete[-1] if complete else None
+    candidates = [Path(name), run.checkpoints / name, run.checkpoints / f"checkpoint-{name}", run.stages / name]
+    found = next((candidate for candidate in candidates if candidate.is_dir()), None)
+    if found is None:
+        known = ", ".join(folder.name for folder in in_order(run.checkpoints)) or "none"
+        raise BadInput(f"--resume {name}: there is no such checkpoint; complete ones in {run.checkpoints}: {known}.")
+    problem = flaw(found)
+    if problem:
+        raise BadInput(
+            f"--resume {found} is no complete checkpoint: {problem}; leave --resume out for the newest one."
+        )
+    return found
+
+
+def check_fits(folder: Path, model: nn.Module) -> None:
+    """Before a run writes anything: --force lets a recipe of another model through."""
+    parameters = dict(named_parameters(model))
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        ours, theirs = set(parameters), set(file.keys())
+        for verb, names in (("lacks", ours - theirs), ("has", theirs - ours)):
+            if names:
+                raise BadInput(f"{folder / WEIGHTS} {verb} {min(names)}: it is a checkpoint of another model.")
+        for name, parameter in parameters.items():
+            shape = tuple(file.get_slice(name).get_shape())
+            if shape != tuple(parameter.shape):
+                raise BadInput(f"{folder / WEIGHTS}: {name} is {shape}, this model's is {tuple(parameter.shape)}.")
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    with safe_open(folder / WEIGHTS, "pt") as file, torch.no_grad():
+        for name, parameter in named_parameters(model):
+            parameter.copy_(_placed_as(parameter, file.get_tensor(name)))
+
+
+def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Moments for every parameter that the file knows; a checkpoint that begins a run knows none."""
+    by_name = dict(named_parameters(model))
+    with safe_open(folder / OPTIMIZER, "pt") as file:
+        for entry in file.keys():  # noqa: SIM118 - no dictionary
+            name, _, key = entry.rpartition(".")
+            parameter, value = by_name[name], file.get_tensor(entry)
+            if value.shape == parameter.shape:
+                optimizer.state[parameter][key] = _placed_as(parameter, value)
+            else:
+                optimizer.state[parameter][key] = value.to(parameter.device)
+
+
+def _placed_as(parameter: Tensor, whole: Tensor) -> Tensor:
+    """On the parameter's device, or this rank's part of it."""
+    if isinstance(parameter, DTensor):
+        on_device = whole.to(parameter.device)
+        return distribute_tensor(on_device, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return whole.to(parameter.device)
+
+
+def rank_states(folder: Path) -> list[dict[str, Tensor]]:
+    return [load_file(file) for file in sorted(folder.glob("rank-*.safetensors"))]
+
+
+def prune(run: RunFolder, keep: int, best_step: int | None) -> None:
+    """Leaves the newest `keep` complete checkpoints and the best one; what a kill left half written goes too."""
+    complete = in_order(run.checkpoints)
+    kept = {folder.name for folder in complete[-keep:]} | {f"checkpoint-{best_step}"}
+    for folder in run.checkpoints.glob("checkpoint-*"):
+        if folder.name not in kept:
+            remove(folder)
+
+
+def set_aside_later(run: RunFolder, step: int) -> Path | None:
+    """A run that goes back has another future; what was there would be taken for newer. Returns where it is now."""
+    later = [folder for folder in in_order(run.checkpoints) if _step(folder) > step]
+    if not later:
+        return None
+    aside = run.path / f"set-aside-{time.strftime('%Y%m%d-%H%M%S')}"
+    aside.mkdir()
+    for folder in later:
+        folder.rename(aside / folder.name)
+    return aside
+
+
+def keep_stage_end(checkpoint: Path, target: Path) -> None:
+    """The same files under a second name, which rotation does not see; copies where the disk has no links."""
+    _place(target, checkpoint.iterdir(), lambda file, new: _link_or_copy(file, new))
+
+
+def write_final(checkpoint: Path, final: Path) -> None:
+    """What from_pretrained needs; copies, for people edit what they publish."""
+    own = (OPTIMIZER, TRAINER_STATE, COMPLETE)
+    files = [file for file in checkpoint.iterdir() if file.name not in own and not file.name.startswith("rank-")]
+    _place(final, iter(files), lambda file, new: shutil.copy2(file, new))
+
+
+def _place(target: Path, files: Iterator[Path], put: Callable[[Path, Path], Any]) -> None:
+    partial = _partial(target)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for file in files:
+        put(file, partial / file.name)
+    if target.exists():
+        shutil.rmtree(target)
+    partial.rename(target)
+    sync_folder(target.parent)
+
+
+def _link_or_copy(file: Path, new: Path) -> None:
+    try:
+        os.link(file, new)
+    except OSError:
+        shutil.copy2(file, new)

@@ -1,0 +1,327 @@
+"""What a run is: one flat, typed, checked `RunConfig`; default < recipe (YAML) < command line.
+
+`read_config("demo", ["learning_rate=1e-3", "stages.language.tokens=1e6"])` reads a built-in recipe or a YAML file;
+fields of `TrainingArguments` stand beside ours (training_arguments_fields.py). Importing this loads neither torch nor
+transformers; `shape()` loads the latter. Not here: the keys of a stage (data/stages.py), how missing data is made
+(preparing.py), and whether this machine can do what is asked (pretrain.py).
+"""
+
+from __future__ import annotations  # a field's type is then the text that `cast` reads
+
+import contextlib
+import copy
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from importlib.resources import files
+from math import gcd
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from yxanul.bad_input import BadInput, unknown_name
+from yxanul.data.plan import Plan
+from yxanul.data.stages import read_stages
+from yxanul.strict_yaml import parse_assignments, read_yaml
+from yxanul.training.cast import cast, check_limits
+from yxanul.training.dotted import assign, flatten
+from yxanul.training.training_arguments_fields import ACCEPTED, OTHER_WORDS, accept, field_types
+
+if TYPE_CHECKING:
+    from yxanul.catalog import Shape
+
+SCHEDULES = ("constant", "linear", "cosine", "warmup_stable_decay")
+STAGE_LEARNING_KEYS = ("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_tokens", "lr_decay", "lr_end")
+LATER = ("fp8", "te")  # precisions that a later version brings
+
+
+def setting(about: str, default: Any = MISSING, **limits: Any) -> Any:
+    if isinstance(default, list | dict):
+        return field(default_factory=type(default), metadata={"help": about, **limits})
+    return field(default=default, metadata={"help": about, **limits})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    model: str = setting("a preset's name or a checkpoint's folder: its shape (default: init_from's)")
+    model_config: dict[str, Any] = setting("fields of the shape to change", {})
+    init_from: str | None = setting("a checkpoint's folder or Hub name: its weights", None)
+    tokenizer: str | None = setting("a folder, a tokenizer.json or a Hub name (default: the bins')", None)
+    stages: list[dict[str, Any]] = setting("the plan: sources, budget, phases, and learning-rate keys of its own")
+    validation: dict[str, str] = setting("domain -> its held-out bin", {})
+    validation_tokens: int = setting("read from each domain, at most", 1_000_000, at_least=1)
+    validation_length: int | None = setting("tokens in a row (default: the plan's longest)", None, at_least=1)
+    data: dict[str, Any] = setting("how missing bins and the tokenizer are made", {})
+    document_mask: bool = setting("a token sees its own document alone", False)
+    seed: int = setting("of the weights, the data's order and dropout", 1, at_least=0, at_most=2**32 - 1)
+
+    learning_rate: float = setting("the peak", 1e-3, above=0)
+    lr_scheduler_type: str = setting(", ".join(SCHEDULES), "warmup_stable_decay", choices=SCHEDULES)
+    warmup_steps: int = setting("whole steps, not a share; or", 0, at_least=0)
+    warmup_tokens: int | None = setting("tokens", None, at_least=0)
+    lr_decay: float = setting("share of the steps that decay, of warmup_stable_decay", 0.2, at_least=0, at_most=1)
+    lr_end: float = setting("share of the peak that is left at the end", 0.0, at_least=0, at_most=1)
+    weight_decay: float = setting("of matrices", 0.1, at_least=0)
+    adam_beta1: float = setting("mean of the gradients", 0.9, at_least=0, below=1)
+    adam_beta2: float = setting("mean of their squares", 0.95, at_least=0, below=1)
+    adam_epsilon: float = setting("added to the root of the latter", 1e-8, above=0)
+    max_grad_norm: float = setting("gradients are clipped to it", 1.0, above=0)
+    skip_above: float = setting(
+        "skip a step whose gradient norm is this many times the mean; 0: none", 100.0, at_least=0
+    )
+    max_bad_steps: int = setting("such steps in a row, then the run saves and stops", 10, at_least=1)
+
+    precision: str = setting("auto, fp32 or bf16", "auto", choices=("auto", "fp32", "bf16"))
+    parallel: str = setting(
+        "auto, ddp, fsdp2, zero1 to zero3", "auto", choices=("auto", "ddp", "fsdp2", "zero1", "zero2", "zero3")
+    )
+    gradient_accumulation_steps: int | None = setting("micro-batches in a step (default: 1); or", None, at_least=1)
+    max_micro_batch_tokens: int | None = setting("what one process can hold of them at once", None, at_least=1)
+
+    logging_steps: int = setting("steps between two logs", 10, at_least=1)
+    save_steps: int = setting("steps between two checkpoints", 500, at_least=1)
+    eval_steps: int | None = setting("steps between two evaluations, besides every stage's end", None, at_least=1)
+    save_total_limit: int = setting("checkpoints that are kept, besides the best and the stages' ends", 2, at_least=1)
+    metric_for_best_model: str = setting("of the evaluation, such as math_loss", "bits_per_byte")
+    greater_is_better: bool = setting("true for an accuracy", False)
+    report_to: list[str] = setting("tensorboard, wandb, trackio", [], choices=("tensorboard", "wandb", "trackio"))
+
+    training_arguments: dict[str, Any] = field(default_factory=dict)  # those of transformers that have an effect here
+    recipe: str = field(default="", compare=False)  # its file, for messages
+
+    def wrong(self, message: object) -> BadInput:
+        return BadInput(f"{self.recipe}: {message}")
+
+    def plan(self) -> Plan:
+        try:
+            return Plan(read_stages(self.stages, Path(), other_keys=STAGE_LEARNING_KEYS))
+        except BadInput as error:
+            raise self.wrong(error) from None
+
+    def shape(self) -> Shape:
+        from yxanul.catalog import load_shape
+        from yxanul.configuration_yxanul import YxanulConfig
+
+        for key in self.model_config:
+            if key not in YxanulConfig.__annotations__:
+                raise self.wrong(f"model_config: {unknown_name('field', str(key), YxanulConfig.__annotations__)}")
+        try:
+            folder = _folder_of_hub_model(self.model) if self.model == self.init_from else self.model
+            return load_shape(folder, self.model_config)
+        except BadInput as error:
+            raise self.wrong(f"model {self.model}: {error}") from None
+
+    def accumulation(self, processes: int) -> int:
+        """Micro-batches in a step; constant over the run."""
+        plan, parts = self.plan(), self.gradient_accumulation_steps or 1
+        try:
+            plan.check_division(processes, parts)
+        except BadInput as error:
+            raise self.wrong(error) from None
+        if self.max_micro_batch_tokens is None:
+            return parts
+        phases = [phase for stage in plan.stages for phase in stage.phases]
+        most = gcd(*(phase.rows for phase in phases)) // processes
+        tokens = max(phase.step_tokens for phase in phases) // processes
+        for parts in range(1, most + 1):
+            if most % parts == 0 and tokens <= parts * self.max_micro_batch_tokens:
+                return parts
+        raise self.wrong(
+            f"max_micro_batch_tokens={self.max_micro_batch_tokens} cannot be kept: the rows of all phases divide by "
+            f"{processes} processes x {most} accumulation at most, which leaves {tokens // most} tokens; raise it to "
+            "that, use more processes, or give rows that divide further."
+        )
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting as YAML holds it, defaults and the whole shape written out; reading it gives the same run."""
+        shape = self.shape().config
+        whole_shape = shape.to_dict()
+        values = {name: getattr(self, name) for name in SETTINGS} | self.training_arguments
+        values["model_config"] = {name: whole_shape[name] for name in type(shape).__annotations__}
+        return copy.deepcopy(values)
+
+
+SETTINGS = {known.name: known for known in fields(RunConfig) if known.metadata}
+# none of these touches the data or the mathematics, nor does a field of TrainingArguments that is accepted
+FREE = """
+    model validation validation_tokens validation_length max_bad_steps precision parallel gradient_accumulation_steps
+    max_micro_batch_tokens logging_steps save_steps eval_steps save_total_limit metric_for_best_model greater_is_better
+    report_to
+"""
+
+
+def settings_help() -> str:
+    """Every setting in a line, for --help."""
+    lines = ["settings, in a recipe or as key=value (stages.NAME.tokens=1e6 reaches inside):"]
+    for name, known in SETTINGS.items():
+        default = "" if known.default in (MISSING, None) else f" (default: {known.default})"
+        lines.append(f"  {name:28} {known.metadata['help']}{default}")
+    return "\n".join([*lines, f"and of transformers' TrainingArguments: {', '.join(ACCEPTED)}"])
+
+
+def read_config(recipe: str, assignments: list[str]) -> RunConfig:
+    """`recipe` is a built-in recipe's name or a YAML file; assignments are `key=value`, with dots to reach inside."""
+    file = _recipe_file(recipe)
+    changes = parse_assignments(assignments)
+    given = read_yaml(file)
+    for key, value in changes.items():
+        if value is None and f"{key}=" in assignments:
+            raise BadInput(f"command line: {key}= is empty: leave it out to keep the default, or write {key}=null.")
+        assign(given, key, value)
+
+    def where(path: str) -> str:
+        changed = any(f"{path}.".startswith(f"{key}.") or key.startswith(f"{path}.") for key in changes)
+        return "command line" if changed else str(file)
+
+    values: dict[str, Any] = {"training_arguments": {}, "recipe": str(file)}
+    for name, value in given.items():
+        if name in SETTINGS:
+            values[name] = _checked(name, value, where(name))
+        elif name in field_types() or name in ACCEPTED or name in OTHER_WORDS:
+            argument = accept(name, value, where(name))
+            if argument.keys() & values["training_arguments"].keys():
+                raise BadInput(f"{where(name)}: {name} is given under its older and its newer name: leave one out.")
+            values["training_arguments"] |= argument
+        else:
+            known = SETTINGS.keys() | field_types().keys()
+            near = difflib.get_close_matches(str(name), known, n=1)  # without one, our own settings are list enough
+            raise BadInput(f"{where(str(name))}: {unknown_name('setting', str(name), near or SETTINGS)}")
+    values.setdefault("model", values.get("init_from"))
+    for name in ("model", "stages"):
+        if values.get(name) is None:
+            raise BadInput(f"{file}: {name} is missing: {SETTINGS[name].metadata['help']}.")
+    values["stages"] = [_checked_stage(entry, number, where) for number, entry in enumerate(values["stages"])]
+    config = RunConfig(**values)
+    _check_together(config)
+    _check_schedules(config)
+    return config
+
+
+def write_config(config: RunConfig, path: Path) -> None:
+    """The resolved settings, there as a whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(
+        yaml.dump(config.resolved(), Dumper=_Dumper, sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
+    os.replace(temporary, path)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        """What stands twice is written twice, not as *id001."""
+        return True
+
+
+def differences(earlier: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Where two resolved configs would read other data or compute other weights, a sentence each."""
+    before: dict[str, Any] = {}
+    after: dict[str, Any] = {}
+    for name in SETTINGS:
+        if name not in FREE.split():
+            before |= flatten(earlier.get(name), name)
+            after |= flatten(now.get(name), name)
+    return [
+        f"{key} was {before.get(key)}, is now {after.get(key)}"
+        for key in before | after
+        if not _same(before.get(key), after.get(key))
+    ]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """1e6 is text in YAML, and the same budget as 1000000."""
+    if isinstance(one, str | int | float) and isinstance(other, str | int | float):
+        with contextlib.suppress(ValueError):
+            return float(one) == float(other)
+    return bool(one == other)
+
+
+def _recipe_file(recipe: str) -> Path:
+    folder = Path(str(files("yxanul").joinpath("recipes")))
+    built_in = {file.stem: file for file in folder.glob("*.yaml")}
+    if recipe in built_in:  # a file of that name is ./name
+        return built_in[recipe]
+    if not Path(recipe).is_file():
+        raise unknown_name("recipe or file", recipe, built_in)
+    return Path(recipe)
+
+
+def _checked(name: str, value: Any, where: str) -> Any:
+    if name == "report_to" and value == "none":  # the library's word
+        return []
+    if name == "precision" and value in LATER:
+        raise BadInput(f"{where}: precision={value} arrives with a later version: take bf16.")
+    if name == "warmup_steps" and isinstance(value, float) and 0 < value < 1:
+        raise BadInput(f"{where}: warmup_steps={value} is a share: give whole steps, or warmup_tokens.")
+    if name == "save_total_limit" and value == 1:
+        raise BadInput(f"{where}: save_total_limit=1 leaves a moment without a complete checkpoint: give at least 2.")
+    value = cast(name, value, str(SETTINGS[name].type), where)
+    check_limits(name, value, SETTINGS[name].metadata, where)
+    return value
+
+
+def _checked_stage(stage: Any, number: int, where: Callable[[str], str]) -> dict[str, Any]:
+    """Its learning-rate keys; the others are read_stages' business."""
+    if not isinstance(stage, dict):
+        raise BadInput(f"{where('stages')}: stage {number + 1} must hold 'key: value' lines; it holds {stage!r}.")
+    name = stage.get("name", number)
+    place = f"{where(f'stages.{name}')}: stage {name}"
+    if "gate" in stage:
+        raise BadInput(f"{place}: gates arrive with a later version: leave gate out.")
+    return {key: _checked(key, value, place) if key in STAGE_LEARNING_KEYS else value for key, value in stage.items()}
+
+
+def _check_together(config: RunConfig) -> None:
+    """What no single setting shows."""
+    if config.gradient_accumulation_steps and config.max_micro_batch_tokens:
+        raise config.wrong("gradient_accumulation_steps and max_micro_batch_tokens are both given: leave one out.")
+    if config.save_steps % config.logging_steps:
+        lower = config.save_steps // config.logging_steps * config.logging_steps
+        fitting = [str(steps) for steps in (lower, lower + config.logging_steps) if steps]
+        raise config.wrong(
+            f"save_steps={config.save_steps} must be a multiple of logging_steps={config.logging_steps}: "
+            f"{' or '.join(fitting)} would be."
+        )
+    metric = config.metric_for_best_model
+    known = ["bits_per_byte"] + [
+        f"{domain}_{figure}"
+        for domain in config.validation
+        for figure in ("bits_per_byte", "loss", "perplexity", "accuracy")
+    ]
+    if metric.removeprefix("eval_") not in known:
+        raise config.wrong(unknown_name("metric_for_best_model", metric, known))
+    if config.greater_is_better != metric.endswith("_accuracy"):
+        better = str(metric.endswith("_accuracy")).lower()
+        raise config.wrong(f"the best {metric} is found with greater_is_better={better}: write that.")
+
+
+def _check_schedules(config: RunConfig) -> None:
+    """No key of a learning rate without an effect."""
+    of_run = {key: getattr(config, key) for key in STAGE_LEARNING_KEYS}
+    kinds = {stage.get("lr_scheduler_type", config.lr_scheduler_type) for stage in config.stages}
+    changed = {key: value for key, value in of_run.items() if value != SETTINGS[key].default}
+    schedules = [("", changed, kinds)]
+    for stage in config.stages:
+        kind = stage.get("lr_scheduler_type", config.lr_scheduler_type)
+        schedules.append((f"stage {stage.get('name')}: ", stage, {kind}))
+    for place, keys, kinds in schedules:
+        if keys.get("warmup_steps") and keys.get("warmup_tokens") is not None:
+            raise config.wrong(f"{place}warmup_steps and warmup_tokens are both given: leave one out.")
+        if "lr_decay" in keys and "warmup_stable_decay" not in kinds:
+            raise config.wrong(f"{place}lr_decay is of lr_scheduler_type warmup_stable_decay alone: leave it out.")
+        if "lr_end" in keys and kinds == {"constant"}:
+            raise config.wrong(f"{place}lr_end has no effect with lr_scheduler_type constant: leave it out.")
+
+
+def _folder_of_hub_model(name: str) -> str:
+    """Where its config.json is, fetched if it is nowhere here."""
+    if Path(name).is_dir():
+        return name
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return str(Path(hf_hub_download(name, "config.json")).parent)
+    except (OSError, HFValidationError):  # the Hub's own errors are OSErrors
+        raise BadInput("it is no folder here, and no model on the Hub that can be reached and read.") from None

@@ -1,0 +1,81 @@
+"""Opens what a run reads, and checks before any work starts that bins, held-out bins, tokenizer and model agree.
+
+Not here: making what is missing (preparing.py).
+"""
+
+from pathlib import Path
+from typing import Any
+
+from yxanul.bad_input import BadInput
+from yxanul.configuration_yxanul import YxanulConfig
+from yxanul.data.bins import TokenBin, open_bin
+from yxanul.data.plan import Plan
+from yxanul.data.stream import Stream
+from yxanul.data.tokenizers import load_tokenizer
+from yxanul.evaluation.bits_per_byte import HeldOut
+from yxanul.training.config import RunConfig
+
+
+def open_stream(config: RunConfig, plan: Plan, shape: YxanulConfig) -> Stream:
+    fingerprint = load_tokenizer(config.tokenizer).fingerprint if config.tokenizer else None
+    bins = {name: _open(name, fingerprint, shape) for name in plan.source_names}
+    first, *others = bins.values()
+    for other in others:
+        _check_same_tokenizer(first, other)
+    longest = max(phase.length for stage in plan.stages for phase in stage.phases)
+    if longest > shape.max_position_embeddings:
+        raise BadInput(
+            f"a phase has length {longest}, the model max_position_embeddings={shape.max_position_embeddings}: "
+            f"shorten the phase, or set model_config.max_position_embeddings={longest}."
+        )
+    return Stream(plan, bins, config.seed)
+
+
+def open_held_out(config: RunConfig, plan: Plan, stream: Stream, shape: YxanulConfig, rows: int) -> dict[str, HeldOut]:
+    length = config.validation_length or max(phase.length for stage in plan.stages for phase in stage.phases)
+    length = min(length, shape.max_position_embeddings)
+    first = next(iter(stream.bins.values()))
+    held_out = {}
+    for domain, folder in config.validation.items():
+        token_bin = _open(folder, None, shape)
+        _check_same_tokenizer(first, token_bin)
+        held_out[domain] = HeldOut(
+            token_bin,
+            length=length,
+            rows=rows,
+            max_tokens=config.validation_tokens,
+            document_mask=config.document_mask,
+        )
+    return held_out
+
+
+def _open(folder: str, fingerprint: str | None, shape: YxanulConfig) -> TokenBin:
+    if not Path(folder).is_dir():
+        raise BadInput(f"the bin {folder} is not there: make it with `yxanul data prepare`.")
+    token_bin = open_bin(folder, fingerprint)
+    vocabulary = token_bin.manifest["tokenizer"]["vocabulary_size"]
+    if vocabulary > shape.vocab_size:
+        raise BadInput(
+            f"{folder} was made with a tokenizer of {vocabulary:,} ids, the model has vocab_size="
+            f"{shape.vocab_size:,}: set model_config.vocab_size={vocabulary}, or take another tokenizer."
+        )
+    return token_bin
+
+
+def _check_same_tokenizer(first: TokenBin, other: TokenBin) -> None:
+    one, two = first.manifest["tokenizer"], other.manifest["tokenizer"]
+    if one["fingerprint"] != two["fingerprint"]:
+        raise BadInput(
+            f"{first.folder} and {other.folder} were made with different tokenizers ({one['name']} and {two['name']}"
+            "): prepare one of them again."
+        )
+
+
+def load_fast_tokenizer(config: RunConfig) -> Any:
+    """transformers' own, to be saved beside the weights."""
+    if config.tokenizer is None:
+        return None
+    from transformers import AutoTokenizer
+
+    path = Path(config.tokenizer)
+    return AutoTokenizer.from_pretrained(path.parent if path.is_file() else config.tokenizer)

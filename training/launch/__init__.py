@@ -1,0 +1,1 @@
+"""Starting processes, and what DDP, FSDP2 and ZeRO need of TrainingArguments, by name."""

@@ -1,0 +1,26 @@
+"""What FSDP2 needs to know of a tied factorised head: its two factors belong to one group of shards.
+
+accelerate looks for ties by `weight` alone, and torch refuses a parameter that two groups share.
+"""
+
+from typing import Any
+
+from accelerate import Accelerator
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from yxanul.modeling_yxanul import YxanulFactorisedHead
+
+
+def group_tied_factors(model: Any, accelerator: Accelerator) -> None:
+    """Before anything else is sharded. The group stays whole after forward, for the head's backward comes next."""
+    if not isinstance(model.lm_head, YxanulFactorisedHead):
+        return
+    plugin: Any = accelerator.state.fsdp_plugin
+    fully_shard(
+        [model.model.embed_tokens, model.model.embed_proj, model.lm_head],
+        mesh=init_device_mesh(accelerator.device.type, (accelerator.num_processes,)),
+        reshard_after_forward=False,
+        mp_policy=plugin.mixed_precision_policy or MixedPrecisionPolicy(),
+        offload_policy=plugin.cpu_offload,
+    )

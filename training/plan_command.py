@@ -1,0 +1,116 @@
+"""`yxanul plan RECIPE [key=value ...]`: what a run would eat, phase by phase, before there is any data.
+
+`--json` prints the same for programs; `print_plan(config)` is the table for other commands. A source that is not there
+yet counts with the `tokens` that the recipe expects. Not here: hours, memory and money.
+"""
+
+import argparse
+import json
+from typing import Any
+
+from yxanul.catalog import training_flops_per_token
+from yxanul.training.config import RunConfig, read_config, settings_help
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="yxanul plan",
+        description=__doc__.partition("\n")[0],
+        epilog=settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("recipe", help="a built-in recipe's name, or a YAML file")
+    parser.add_argument("assignments", nargs="*", metavar="key=value", help="settings to change first")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+    config = read_config(options.recipe, options.assignments)
+    if options.json:
+        print(json.dumps(describe(config), indent=2))  # noqa: T201 - the command's output
+    else:
+        print_plan(config)
+    return 0
+
+
+def describe(config: RunConfig) -> dict[str, Any]:
+    from yxanul.training.optimizers import learning_rates
+
+    plan, shape = config.plan(), config.shape()
+    rate = learning_rates(config, plan)
+    phases: list[dict[str, Any]] = []
+    last = plan.steps - 1
+    while last >= 0:  # from the end: a phase's last step knows how many came before it
+        position = plan.at(last)
+        first = last - position.step_in_phase
+        tokens = (last - first + 1) * position.phase.step_tokens
+        flops = training_flops_per_token(shape.config, position.length)
+        phases.append(
+            {
+                "stage": plan.stages[position.stage_index].name,
+                "first_step": first,
+                "last_step": last,
+                "length": position.length,
+                "rows": position.rows,
+                "tokens": tokens,
+                "learning_rates": [rate(first), rate(last)],
+                "epochs": plan.epochs(position.stage_index),  # of the whole stage
+                "training_flops": tokens * sum(flops.values()),
+                "attention_share": flops["attention"] / sum(flops.values()),
+            }
+        )
+        last = first - 1
+    return {
+        "recipe": config.recipe,
+        "model": shape.name,
+        "steps": plan.steps,
+        "tokens": plan.tokens,
+        "training_flops": sum(phase["training_flops"] for phase in phases),
+        "block": plan.block,
+        "phases": phases[::-1],
+        "roundings": [vars(rounding) for rounding in plan.roundings],
+        "tails": plan.tails(),
+    }
+
+
+def print_plan(config: RunConfig) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    facts = describe(config)
+    table = Table("stage", box=None)
+    for column in ("steps", "length", "rows", "tokens", "learning rate", "attention FLOPs"):
+        table.add_column(column, justify="right")
+    table.add_column("epochs of the stage")
+    stage = None
+    for phase in facts["phases"]:
+        epochs = "\n".join(f"{passes:.3g} x {escape(source)}" for source, passes in phase["epochs"].items())
+        is_first = phase["stage"] != stage
+        stage = phase["stage"]
+        table.add_row(
+            escape(stage) if is_first else "",
+            f"{phase['first_step']:,}..{phase['last_step']:,}",
+            f"{phase['length']:,}",
+            f"{phase['rows']:,}",
+            f"{phase['tokens']:,}",
+            "{:.2g}..{:.2g}".format(*phase["learning_rates"]),
+            f"{phase['attention_share']:.1%}",
+            epochs if is_first else "",
+        )
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a pipe has no edge to fold at
+        console = Console(highlight=False, width=1000)
+    console.print(table)
+    console.print(
+        f"together: {facts['steps']:,} steps, {facts['tokens']:,} tokens, {facts['training_flops']:.3g} FLOPs for "
+        f"{escape(facts['model'])}"
+    )
+    console.print(f"block: {facts['block']:,} tokens; every phase ends with one")
+    for rounding in facts["roundings"]:
+        console.print(
+            f"rounded: {escape(rounding['stage'])}, length {rounding['length']:,}: {rounding['asked']:,} steps were "
+            f"asked for, {rounding['steps']:,} end with a block"
+        )
+    for source, tokens in facts["tails"].items():
+        if tokens:
+            console.print(f"tail: no block reaches the last {tokens:,} tokens of {escape(source)}")

@@ -1,0 +1,128 @@
+"""`yxanul pretrain RECIPE --out RUN [key=value ...]`: a recipe becomes a model.
+
+    yxanul pretrain demo --out runs/demo                       # one process, or one for each GPU of this machine
+    yxanul pretrain demo --out runs/demo --dry-run             # what it would do
+    accelerate launch -m yxanul.training.pretrain --config demo --out runs/demo learning_rate=2e-3
+
+Killed or stopped at any moment, the same command goes on. Exit codes: 0 done, 2 bad input, 4 stopped by a signal, 5
+failed with everything saved. Not here: what a recipe may say (config.py), the training itself (trainer.py).
+"""
+
+import argparse
+import os
+import sys
+
+from yxanul.bad_input import BadInput
+from yxanul.data.progress import say
+from yxanul.run_folder import DONE, RunFolder
+from yxanul.training.config import RunConfig, read_config, settings_help
+
+# Read when torch is imported. Waiting OpenMP threads spin by default: on busy cores a step took five times as long
+PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+
+
+def main(arguments: list[str]) -> int:
+    for name, value in PATIENT_THREADS.items():
+        os.environ.setdefault(name, value)
+    options, config = _parse(arguments)
+    if options.dry_run:
+        return _dry_run(config)
+    from yxanul.training.launch.processes import default_processes, start
+    from yxanul.training.preparing import prepare_missing
+
+    launched = "WORLD_SIZE" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+    processes = options.processes or (1 if launched else default_processes())
+    if launched and options.processes:
+        raise BadInput("--processes starts processes, and so does this launcher: leave --processes out.")
+    prepare_missing(config.data, config.tokenizer)
+    if processes > 1:
+        return start("yxanul.training.pretrain", _without_processes(arguments), processes)
+    return _run(config, options)
+
+
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
+    parser = argparse.ArgumentParser(
+        prog="yxanul pretrain",
+        description=__doc__.partition("\n")[0],
+        epilog=settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("words", nargs="*", metavar="RECIPE key=value", help="a recipe's name or file, then settings")
+    parser.add_argument("--config", metavar="RECIPE", help="the same as RECIPE, for launchers")
+    parser.add_argument("--out", metavar="RUN", help="the run's folder; a run that is there goes on")
+    parser.add_argument("--processes", type=int, help="default: one for each GPU, one on a CPU")
+    parser.add_argument("--stage", metavar="NAME", help="this stage alone")
+    parser.add_argument("--resume", metavar="CHECKPOINT", help="default: the newest complete one")
+    parser.add_argument("--init-from", metavar="MODEL", help="begin with these weights; Llama-shaped ones too")
+    parser.add_argument("--evaluate-only", action="store_true", help="bits per byte of each domain, no training")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, stop")
+    parser.add_argument("--force", action="store_true", help="go on in the folder of another recipe's run")
+    options = parser.parse_intermixed_args(arguments)
+    words = options.words if options.config is None else [options.config, *options.words]
+    if not words or "=" in words[0]:
+        raise BadInput("a recipe is missing: `yxanul pretrain demo --out runs/demo`.")
+    if options.out is None and not options.dry_run:
+        raise BadInput("--out is missing: it names the run's folder, such as --out runs/first.")
+    recipe, *assignments = words
+    if options.init_from is not None:
+        assignments.append(f"init_from={options.init_from}")
+    return options, read_config(recipe, assignments)
+
+
+def _without_processes(arguments: list[str]) -> list[str]:
+    words = [word for word in arguments if not word.startswith("--processes=")]
+    if "--processes" in words:
+        at = words.index("--processes")
+        del words[at : at + 2]
+    return words
+
+
+def _dry_run(config: RunConfig) -> int:
+    from yxanul.training.model import build_on_meta
+    from yxanul.training.plan_command import print_plan
+    from yxanul.training.training_arguments import resolved_precision
+
+    model = build_on_meta(config)
+    print_plan(config)
+    say(f"{model.num_parameters():,} parameters, {resolved_precision(config)}; nothing was trained (--dry-run).")
+    return DONE
+
+
+def _run(config: RunConfig, options: argparse.Namespace) -> int:
+    from yxanul.training import beginning
+    from yxanul.training.inputs import open_held_out, open_stream
+    from yxanul.training.launch.parallel import check_parallel
+    from yxanul.training.optimizers import learning_rates
+    from yxanul.training.ranks import Ranks
+    from yxanul.training.session import Session, finish_what_was_cut_off
+    from yxanul.training.training_arguments import training_arguments
+
+    plan, shape, run = config.plan(), config.shape().config, RunFolder(options.out)
+    learning_rates(config, plan)  # refuses a warm-up that is too long
+    stream = open_stream(config, plan, shape)
+    begin = beginning.beginning(config, plan, run, options.resume, options.stage)
+    beginning.check_folder(config, run, options.force)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    check_parallel(config.parallel, processes)
+    args = training_arguments(config, plan, run, processes)
+    if args.world_size != processes:  # asking starts the process group
+        raise BadInput(f"{processes} processes were started, {args.world_size} found each other: start them again.")
+    held_out = open_held_out(config, plan, stream, shape, args.per_device_eval_batch_size)
+    if options.evaluate_only and not held_out:
+        raise BadInput("--evaluate-only has nothing to evaluate on: the recipe names no validation bins.")
+    ranks = Ranks(args.ddp_timeout)
+    if begin.is_done and not options.evaluate_only:
+        ranks.first_writes(lambda: finish_what_was_cut_off(run, plan, begin))
+        if ranks.is_first:
+            say(f"{run.path} is done: step {begin.step:,} of {begin.stop_step:,}.")
+        return DONE
+    session = Session(config, run, args, ranks, stream, held_out, begin)
+    return session.evaluate() if options.evaluate_only else session.train()
+
+
+if __name__ == "__main__":
+    from yxanul.bad_input import exit_code
+    from yxanul.training.launch.processes import leave
+
+    sys.exit(leave(exit_code("pretrain", main, sys.argv[1:])))

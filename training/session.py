@@ -1,0 +1,162 @@
+"""One start of a run, from the built model to the exit code: trains or evaluates, and leaves in good order.
+
+Not here: what is checked before (inputs.py, beginning.py).
+"""
+
+import os
+import sys
+from contextlib import ExitStack
+
+from rich.console import Console as Terminal
+from rich.table import Table
+from transformers import PrinterCallback, TrainingArguments
+from transformers.utils.logging import disable_progress_bar
+
+from yxanul.bad_input import BadInput
+from yxanul.data.plan import Plan
+from yxanul.data.progress import say
+from yxanul.data.stream import Stream
+from yxanul.evaluation.bits_per_byte import HeldOut
+from yxanul.run_folder import DONE, FAILED, STOPPED, RunFolder
+from yxanul.training import checkpoints, model
+from yxanul.training.beginning import Beginning, only_run_in, write_beginning
+from yxanul.training.callbacks import CurriculumCallback, Record, StopSignals, cut_metrics
+from yxanul.training.config import RunConfig
+from yxanul.training.console import Console
+from yxanul.training.failures import explain
+from yxanul.training.inputs import load_fast_tokenizer
+from yxanul.training.loader import MicroBatches
+from yxanul.training.ranks import Ranks
+from yxanul.training.trackers import Trackers
+from yxanul.training.trainer import YxanulTrainer
+
+
+class Session:
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunFolder,
+        args: TrainingArguments,
+        ranks: Ranks,
+        stream: Stream,
+        held_out: dict[str, HeldOut],
+        begin: Beginning,
+    ) -> None:
+        disable_progress_bar()
+        self.config, self.run, self.ranks, self.begin = config, run, ranks, begin
+        self.plan = stream.plan
+        built = model.build(config, with_weights=begin.checkpoint is None)
+        if begin.checkpoint:
+            checkpoints.check_fits(begin.checkpoint, built)
+        accumulation = args.gradient_accumulation_steps
+        batches = MicroBatches(stream, ranks.rank, ranks.count, accumulation, config.document_mask)
+        tokenizer = load_fast_tokenizer(config)
+        self.trainer = YxanulTrainer(built, args, config, run, ranks, batches, held_out, tokenizer)
+        self.trainer.remove_callback(PrinterCallback)
+        expected = "bf16" if args.bf16 else "no"
+        if self.trainer.accelerator.mixed_precision != expected:
+            raise BadInput(
+                f"the launcher set mixed_precision={self.trainer.accelerator.mixed_precision}, the run's precision "
+                f"is {config.precision}: leave --mixed_precision out and set precision=bf16 or fp32."
+            )
+
+    def train(self) -> int:
+        with ExitStack() as stack:
+            self.ranks.first_writes(lambda: stack.enter_context(only_run_in(self.run)))
+            try:
+                exit_code = self._train(stack)
+            except Exception as error:
+                sentence = explain(error)
+                if sentence is None:
+                    raise
+                say(f"yxanul: {sentence}")
+                self._leave_at_once(FAILED)
+            self._leave()
+        return exit_code
+
+    def _train(self, stack: ExitStack) -> int:
+        trainer, begin = self.trainer, self.begin
+        trainer.add_callback(CurriculumCallback(trainer, begin.stop_step))
+        trainer.add_callback(StopSignals(trainer))
+        if self.ranks.is_first:
+            write_beginning(self.config, self.run, self.ranks.count, str(trainer.args.device))
+            cut_metrics(self.run, begin.step if begin.checkpoint else -1)
+            aside = checkpoints.set_aside_later(self.run, begin.step)
+            if aside:
+                say(f"going back to step {begin.step:,}: later checkpoints are in {aside} now.")
+            finish_what_was_cut_off(self.run, self.plan, begin)
+            self._record(stack)
+        checkpoint = begin.checkpoint
+        if checkpoint is None and begin.step > 0:
+            checkpoint = trainer.begin_at(begin.step)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if trainer.state.global_step == self.plan.steps and trainer.exit_code != FAILED:
+            last = self.run.checkpoint(self.plan.steps)
+            self.ranks.first_writes(lambda: checkpoints.write_final(last, self.run.final))
+            trainer.exit_code = DONE
+        if self.ranks.is_first:
+            self._say_goodbye()
+        return trainer.exit_code
+
+    def _record(self, stack: ExitStack) -> None:
+        stages = [stage.name for stage in self.plan.stages]
+        title = f"{self.config.model} on {self.ranks.count} x {self.trainer.args.device.type}"
+        console = stack.enter_context(Console(self.plan.steps, self.plan.tokens, stages, title))
+        run_name = self.config.training_arguments.get("run_name")
+        trackers = Trackers(self.run, self.config.report_to, run_name)
+        trackers.start()
+        stack.callback(trackers.finish)
+        self.trainer.add_callback(Record(self.trainer, console, trackers))
+
+    def _say_goodbye(self) -> None:
+        step, code = self.trainer.state.global_step, self.trainer.exit_code
+        if code == STOPPED:
+            say(f"stopped at step {step:,} of {self.plan.steps:,}, saved; the same command goes on.")
+        elif code == FAILED:
+            say(f"failed at step {step:,}; {self.run.checkpoint(step)} holds the last good weights.")
+        elif step == self.plan.steps:
+            say(f"done: {self.run.final} loads with from_pretrained.")
+
+    def evaluate(self) -> int:
+        """Of the checkpoint, or of the weights that the run would begin with."""
+        if self.begin.checkpoint:
+            checkpoints.load_weights(self.begin.checkpoint, self.trainer.model)
+        self.trainer.model.to(self.trainer.args.device)  # ZeRO and FSDP2 would have placed it when they split it
+        self.trainer.evaluate()
+        if self.ranks.is_first:
+            table = Table(box=None)
+            for heading in ("domain", "bits/byte", "loss", "perplexity", "accuracy", "tokens", "bytes"):
+                table.add_column(heading, justify="left" if heading == "domain" else "right")
+            for domain, score in self.trainer.scores.items():
+                figures = f"{score.bits_per_byte:.4f}", f"{score.loss:.4f}", f"{score.perplexity:.2f}"
+                table.add_row(domain, *figures, f"{score.accuracy:.2%}", f"{score.tokens:,}", f"{score.bytes:,}")
+            Terminal().print(table)
+        self._leave()
+        return DONE
+
+    def _leave(self) -> None:
+        """DDP's wrapper goes first: freed after its gloo group, it can wait for a thread that waits for the GIL."""
+        self.ranks.close()
+        self.trainer.model_wrapped = self.trainer.model
+        self.trainer.accelerator.free_memory()
+        self.trainer.accelerator.end_training()
+
+    def _leave_at_once(self, exit_code: int) -> None:
+        """The others are gone or stuck; whatever waits for them would wait for long."""
+        if self.ranks.count == 1:
+            raise SystemExit(exit_code)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+
+
+def finish_what_was_cut_off(run: RunFolder, plan: Plan, begin: Beginning) -> None:
+    """A kill right after a save left the end of a stage, or final/, to be put in its place."""
+    if begin.checkpoint is None:
+        return
+    for index, stage in enumerate(plan.stages):
+        kept = run.stage(index, stage.name)
+        if begin.step == plan.stage_steps(index).stop and checkpoints.flaw(kept):
+            checkpoints.keep_stage_end(begin.checkpoint, kept)
+    if begin.step == plan.steps and not run.final.exists():
+        checkpoints.write_final(begin.checkpoint, run.final)

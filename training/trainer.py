@@ -1,0 +1,295 @@
+"""`YxanulTrainer`: what the stock Trainer gets wrong or slow for a curriculum, and nothing else.
+
+One `train()` over a whole plan. Micro-batches come from the plan (loader.py), losses are divided by the step's real
+targets without asking the other ranks, a bad step is skipped on the device (guard.py), evaluation is exact on any
+number of processes (evaluation/bits_per_byte.py), checkpoints are complete or not there (checkpoints.py). A step that
+does not log never waits for the device.
+Not here: what happens at which step (callbacks.py), how processes are started (launch/).
+"""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+
+from yxanul.data.progress import say
+from yxanul.evaluation.bits_per_byte import DomainScore, HeldOut, evaluate
+from yxanul.run_folder import FAILED, RunFolder
+from yxanul.training import checkpoints
+from yxanul.training.config import RunConfig
+from yxanul.training.guard import StepGuard
+from yxanul.training.launch import zero
+from yxanul.training.launch.fsdp2 import group_tied_factors
+from yxanul.training.loader import MicroBatches, loader
+from yxanul.training.optimizers import adamw, learning_rates
+from yxanul.training.ranks import Ranks
+
+
+class YxanulTrainer(Trainer):
+    model: Any
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        config: RunConfig,
+        run: RunFolder,
+        ranks: Ranks,
+        batches: MicroBatches,
+        held_out: dict[str, HeldOut],
+        tokenizer: Any = None,
+        callbacks: list | None = None,
+    ) -> None:
+        self.config, self.run, self.ranks = config, run, ranks
+        self.batches, self.held_out = batches, held_out
+        self.plan = batches.stream.plan
+        self.tokens = 0  # targets that were trained on, padding not counted
+        self.exit_code = 0
+        self.scores: dict[str, DomainScore] = {}
+        self._targets_in_step = 0
+        self._zero: zero.Zero | None = None
+        super().__init__(
+            model=model, args=args, train_dataset=batches, processing_class=tokenizer, callbacks=callbacks
+        )
+        self.guard = StepGuard(config.skip_above, self.args.device)
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Tokens a second are counted from here to the next log."""
+        self._logged_at, self._logged_tokens = time.monotonic(), self.tokens
+
+    # Data
+
+    def get_train_dataloader(self) -> DataLoader:
+        return loader(self.batches, self.args)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, int]:
+        """The stock method counts targets on every rank and gathers the counts; the plan knows them."""
+        samples = [next(epoch_iterator) for _ in range(num_batches)]
+        self._targets_in_step = [sample.pop("targets_in_step") for sample in samples][0]
+        return samples, self._targets_in_step
+
+    def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.args.device, non_blocking=True) for name, value in inputs.items()}
+
+    # A step
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of a micro-batch. The stock one walks the whole module tree each time."""
+        if not model.training:
+            model.train()
+        loss: Any = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
+        self.guard.add_loss(loss.detach())
+        options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+        self.accelerator.backward(loss, **options)
+        return loss.detach()
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """The stock method counts all parameters in every micro-batch; catalog.py knows better, when it is asked."""
+        return 0
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Tensor:
+        """Called between clipping and the optimizer's step, which skips where `found_inf` is 1."""
+        norm = torch.as_tensor(super()._get_grad_norm(model, grad_norm), device=self.args.device)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if self._zero:
+            self._zero.after_step(norm.float())
+        else:
+            self._inner_optimizer.found_inf = self.guard.judge(norm.float())
+        self.tokens += self._targets_in_step
+        return norm
+
+    @property
+    def _inner_optimizer(self) -> Any:
+        """Without accelerate's wrapper, and DeepSpeed's."""
+        inner: Any = self.optimizer
+        while hasattr(inner, "optimizer"):
+            inner = inner.optimizer
+        return inner
+
+    # Optimizer and learning rate
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = adamw(self.model if model is None else model, self.config)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        rate: Callable[[int], float] = learning_rates(self.config, self.plan)
+        peak = self.config.learning_rate
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self._inner_optimizer, lambda step: rate(step) / peak)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        if self.is_fsdp_enabled:
+            group_tied_factors(self.model, self.accelerator)
+        if not self.is_deepspeed_enabled:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if resume_from_checkpoint is not None:
+            self._load_from_checkpoint(resume_from_checkpoint)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        optimizer: Any = self.optimizer
+        self._zero = zero.Zero(optimizer.optimizer, self.guard.judge, self.args.device)
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        return prepared
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        began = time.monotonic()
+        self._write_checkpoint()
+        self.ranks.first_writes(self._tidy_up)
+        self._logged_at += time.monotonic() - began
+
+    def begin_at(self, step: int) -> Path:
+        """A run that begins inside of its plan begins with a checkpoint there, which knows no moments yet."""
+        self.state.global_step, self.state.train_batch_size = step, self.args.train_batch_size
+        self.create_optimizer()
+        self._write_checkpoint()
+        self.optimizer = None
+        return self.run.checkpoint(step)
+
+    def _write_checkpoint(self) -> None:
+        step = self.state.global_step
+        rank_state = {"losses": self.guard.values.cpu(), "cpu": torch.random.get_rng_state()}
+        if self.args.device.type == "cuda":
+            rank_state["cuda"] = torch.cuda.get_rng_state(self.args.device)
+        marker = {"step": step, "tokens": self.tokens, "ranks": self.ranks.count}
+        unwrapped = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        folder = self.run.checkpoint(step)
+        parts = self._zero.parts if self._zero else checkpoints.parts_in(self._inner_optimizer)
+        checkpoints.save(folder, unwrapped, parts, self.ranks, rank_state, marker, self._write_beside_weights)
+
+    def _tidy_up(self) -> None:
+        step = self.state.global_step
+        stage_index = self.plan.at(step - 1).stage_index
+        if step == self.plan.stage_steps(stage_index).stop:
+            name = self.plan.stages[stage_index].name
+            checkpoints.keep_stage_end(self.run.checkpoint(step), self.run.stage(stage_index, name))
+        checkpoints.prune(self.run, self.config.save_total_limit, self.state.best_global_step)
+
+    def _write_beside_weights(self, folder: Path) -> None:
+        self.state.save_to_json(str(folder / checkpoints.TRAINER_STATE))
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        checkpoints.load_weights(folder, self.model if model is None else model)
+        self.tokens = checkpoints.read_marker(folder)["tokens"]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        if self._zero:
+            self._zero.load_optimizer(Path(checkpoint), self.model)
+        else:
+            checkpoints.load_optimizer(Path(checkpoint), self.model, self._inner_optimizer)
+        assert self.lr_scheduler is not None
+        step = self.state.global_step
+        self.lr_scheduler.last_epoch, self.lr_scheduler._step_count = step, step + 1
+        rates: list[Any] = [base * function(step) for base, function in self._bases_and_functions()]
+        for group, rate in zip(self._inner_optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self.lr_scheduler._last_lr = rates
+
+    def _bases_and_functions(self) -> list[tuple[float, Callable[[int], float]]]:
+        scheduler: Any = self.lr_scheduler
+        return list(zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Also the losses that were not yet logged: the first line after a resume is that of the undisturbed run."""
+        if checkpoint is None:
+            return
+        states = checkpoints.rank_states(Path(checkpoint))
+        if len(states) == self.ranks.count:
+            own = states[self.ranks.rank]
+            torch.random.set_rng_state(own["cpu"])
+            if "cuda" in own and self.args.device.type == "cuda":
+                torch.cuda.set_rng_state(own["cuda"], self.args.device)
+            self.guard.values.copy_(own["losses"])
+        elif states:  # the mean over ranks is what is logged; the other figures are the same on all
+            self.guard.values.copy_(torch.stack([state["losses"] for state in states]).mean(0))
+
+    # Evaluation and logging
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict:
+        """Exact per domain, whatever the number of processes; the stock loss depends on it."""
+        began = time.monotonic()
+        metrics: dict[str, float] = {}
+        for domain, held_out in self.held_out.items():
+            with zero.autocast(self.args):
+                score = evaluate(
+                    self.model,
+                    held_out,
+                    device=self.args.device,
+                    rank=self.ranks.rank,
+                    processes=self.ranks.count,
+                    reduce=lambda tensor: self.accelerator.reduce(tensor, "sum"),
+                )
+            self.scores[domain] = score
+            for name in ("bits_per_byte", "loss", "perplexity", "accuracy"):
+                metrics[f"{metric_key_prefix}_{domain}_{name}"] = getattr(score, name)
+        if metrics:
+            mean = sum(score.bits_per_byte for score in self.scores.values()) / len(self.scores)
+            metrics[f"{metric_key_prefix}_bits_per_byte"] = mean
+            self.log(metrics)
+        self._logged_at += time.monotonic() - began
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As the stock one, but a new best is saved at once: what was best is there, not only known."""
+        name = f"eval_{self.config.metric_for_best_model.removeprefix('eval_')}"
+        value, best = metrics.get(name, math.nan), self.state.best_metric
+        better = value > best if best is not None and self.config.greater_is_better else best is None or value < best
+        if math.isnan(value) or not better:
+            return False
+        self.state.best_metric, self.state.best_global_step = value, self.state.global_step
+        self.control.should_save = True
+        return True
+
+    def stop(self, exit_code: int) -> None:
+        """At the end of this step, which is saved."""
+        self.exit_code = exit_code
+        self.control.should_save = self.control.should_training_stop = True
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds what the run knows. The state's history stays empty: metrics.jsonl is the history."""
+        if "loss" in logs:
+            logs = self._training_figures(logs)
+        elif not any(name.startswith("eval_") for name in logs):
+            return  # the stock Trainer's last words: samples per second of a batch size that nobody set
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
+
+    def _training_figures(self, logs: dict[str, float]) -> dict[str, Any]:
+        """One exchange and one wait for the device."""
+        sums = self.accelerator.reduce(self.guard.losses.clone(), "mean")
+        loss_sum, loss_steps, skipped, in_a_row = torch.cat((sums, self.guard.skipped)).tolist()
+        self.guard.clear_losses()
+        if in_a_row >= self.config.max_bad_steps:
+            say(f"{int(in_a_row)} steps in a row had bad gradients and were skipped: the run saves and stops.")
+            self.stop(FAILED)
+        loss = loss_sum / loss_steps if loss_steps else math.nan
+        position = self.plan.at(self.state.global_step - 1)
+        rate = (self.tokens - self._logged_tokens) / (time.monotonic() - self._logged_at)
+        self.start_clock()
+        return {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            "grad_norm": logs["grad_norm"],
+            "learning_rate": logs["learning_rate"],
+            "stage": self.plan.stages[position.stage_index].name,
+            "length": position.length,
+            "rows": position.rows,
+            "tokens_per_second": rate,
+            "skipped_steps": int(skipped),
+        }
