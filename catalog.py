@@ -16,6 +16,7 @@ from yxanul.strict_yaml import read_yaml
 if TYPE_CHECKING:
     from yxanul.configuration_yxanul import YxanulConfig
 
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 PRESET_KEYS = ("about", "claimed_parameters", "config")
 
 
@@ -82,10 +83,19 @@ def _checked_config(values: dict[str, Any], changes: dict[str, Any], file: str) 
         raise BadInput(f"{file}: model_type is {model_type!r}; this tool reads yxanul, and llama without biases.")
     if {"hidden_size", "num_attention_heads"} & changes.keys() and "head_dim" not in changes:
         values = {key: value for key, value in values.items() if key != "head_dim"}  # it followed from the old ones
+    size = changes.get("vocab_size")
+    if isinstance(size, int):  # another tokenizer: ids that it does not have are not its special ones
+        values = {
+            key: value for key, value in values.items() if key not in SPECIAL_IDS or not _is_id_from(size, value)
+        }
     try:
         return YxanulConfig(**{key: value for key, value in {**values, **changes}.items() if key != "model_type"})
     except (StrictDataclassError, ValueError, TypeError) as error:
         raise BadInput(f"{file}: {error.__cause__ or error}") from None
+
+
+def _is_id_from(size: int, value: Any) -> bool:
+    return isinstance(value, int) and value >= size
 
 
 def parameter_table(config: "YxanulConfig") -> dict[str, int]:

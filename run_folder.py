@@ -24,6 +24,8 @@ class RunFolder:
         self.environment = self.path / "environment.json"
         self.metrics = self.path / "metrics.jsonl"
         self.trackers = self.path / "trackers.json"
+        self.gates = self.path / "gates.json"
+        self.scores = self.path / "scores"
         self.checkpoints = self.path / "checkpoints"
         self.stages = self.path / "stages"
         self.final = self.path / "final"

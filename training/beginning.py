@@ -66,6 +66,19 @@ def _stage_steps(plan: Plan, name: str) -> range:
     return plan.stage_steps(names.index(name))
 
 
+def check_origin(config: RunConfig, run: RunFolder, checkpoint: Path | None, force: bool) -> None:
+    """A checkpoint of another run goes on only if that run had the same recipe, or somebody insists."""
+    if checkpoint is None or checkpoint.absolute().is_relative_to(run.path) or force:
+        return
+    other = RunFolder(checkpoint.absolute().parent.parent)
+    different = differences(read_yaml(other.config), config.resolved()) if other.config.exists() else ["unknown"]
+    if different:
+        raise BadInput(
+            f"--resume {checkpoint} is of a run with another recipe ({'; '.join(different)}): --force takes its "
+            "weights, moments and step all the same, --init-from its weights alone."
+        )
+
+
 def check_folder(config: RunConfig, run: RunFolder, force: bool) -> None:
     """Refuses the folder of another run, and one that is none."""
     if not run.config.exists():

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from types import FrameType
@@ -71,6 +72,8 @@ class StopSignals(TrainerCallback):
                 name = signal.Signals(number).name
                 say(f"{name}: saving at the end of this step, then stopping. Ctrl-C again leaves at once.")
         elif number == signal.SIGINT and now - self.since > SECONDS_OF_ONE_CTRL_C:
+            if sys.stdout.isatty():
+                print("\x1b[?25h", end="", flush=True)  # noqa: T201 - the live panel had hidden the cursor
             os._exit(STOPPED)  # threads and process groups would be waited for
 
     def on_step_end(

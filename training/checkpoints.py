@@ -97,16 +97,21 @@ def _write(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     sizes = {}
-    for file in sorted(partial.iterdir()):
+    for file in _files(partial):
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-        sizes[file.name] = file.stat().st_size
+        sizes[file.relative_to(partial).as_posix()] = file.stat().st_size
     write_json(partial / COMPLETE, marker | {"files": sizes})
     sync_folder(partial)
     if folder.exists():  # a run that went back to an earlier checkpoint comes by again
         remove(folder)
     partial.rename(folder)
     sync_folder(folder.parent)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Some tokenizers bring folders of templates."""
+    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
 def _partial(folder: Path) -> Path:
@@ -144,7 +149,7 @@ def _step(folder: Path) -> int:
 
 def in_order(folder: Path) -> list[Path]:
     """The complete checkpoints in a folder, oldest step first."""
-    return sorted((found for found in folder.glob("checkpoint-*") if flaw(found) is None), key=_step)
+    return sorted((found for found in folder.glob("*") if found.suffix != PARTIAL and flaw(found) is None), key=_step)
 
 
 def find(run: RunFolder, name: str | None) -> Path | None:
@@ -221,7 +226,8 @@ def prune(run: RunFolder, keep: int, best_step: int | None) -> None:
 
 def set_aside_later(run: RunFolder, step: int) -> Path | None:
     """A run that goes back has another future; what was there would be taken for newer. Returns where it is now."""
-    later = [folder for folder in in_order(run.checkpoints) if _step(folder) > step]
+    later = [folder for top in (run.checkpoints, run.stages) for folder in in_order(top) if _step(folder) > step]
+    later += [run.final] if run.final.exists() else []  # a run that goes on is not at its end
     if not later:
         return None
     aside = run.path / f"set-aside-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -231,24 +237,25 @@ def set_aside_later(run: RunFolder, step: int) -> Path | None:
     return aside
 
 
-def keep_stage_end(checkpoint: Path, target: Path) -> None:
+def keep(checkpoint: Path, target: Path) -> None:
     """The same files under a second name, which rotation does not see; copies where the disk has no links."""
-    _place(target, checkpoint.iterdir(), lambda file, new: _link_or_copy(file, new))
+    _place(checkpoint, target, _files(checkpoint), _link_or_copy)
 
 
 def write_final(checkpoint: Path, final: Path) -> None:
     """What from_pretrained needs; copies, for people edit what they publish."""
     own = (OPTIMIZER, TRAINER_STATE, COMPLETE)
-    files = [file for file in checkpoint.iterdir() if file.name not in own and not file.name.startswith("rank-")]
-    _place(final, iter(files), lambda file, new: shutil.copy2(file, new))
+    files = [file for file in _files(checkpoint) if file.name not in own and not file.name.startswith("rank-")]
+    _place(checkpoint, final, files, shutil.copy2)
 
 
-def _place(target: Path, files: Iterator[Path], put: Callable[[Path, Path], Any]) -> None:
+def _place(source: Path, target: Path, files: list[Path], put: Callable[[Path, Path], Any]) -> None:
     partial = _partial(target)
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     for file in files:
-        put(file, partial / file.name)
+        new = partial / file.relative_to(source)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        put(file, new)
     if target.exists():
         shutil.rmtree(target)
     partial.rename(target)

@@ -147,8 +147,7 @@ SETTINGS = {known.name: known for known in fields(RunConfig) if known.metadata}
 # none of these touches the data or the mathematics, nor does a field of TrainingArguments that is accepted
 FREE = """
     model validation validation_tokens validation_length max_bad_steps precision parallel gradient_accumulation_steps
-    max_micro_batch_tokens logging_steps save_steps eval_steps save_total_limit metric_for_best_model greater_is_better
-    report_to
+    max_micro_batch_tokens logging_steps save_steps eval_steps save_total_limit report_to
 """
 
 
@@ -283,6 +282,10 @@ def _check_together(config: RunConfig) -> None:
             f"save_steps={config.save_steps} must be a multiple of logging_steps={config.logging_steps}: "
             f"{' or '.join(fitting)} would be."
         )
+    if not config.training_arguments.get("dataloader_num_workers"):
+        for name in ("dataloader_persistent_workers", "dataloader_prefetch_factor"):
+            if config.training_arguments.get(name):
+                raise config.wrong(f"{name} is about data workers, and there are none: set dataloader_num_workers=1.")
     metric = config.metric_for_best_model
     known = ["bits_per_byte"] + [
         f"{domain}_{figure}"

@@ -88,7 +88,7 @@ class Console:
         return "  ".join(parts)
 
     def _panel(self) -> Panel:
-        last, width = self.last, min(WIDEST, self.console.width)
+        last, width = self.last, min(WIDEST, self.console.width - len("^C") - 1)
         graph = sparkline(self.losses, max(1, width - BESIDE_THE_GRAPH))
         rows: list[tuple[str, Text | ProgressBar]] = [
             ("stage", self._stage_names()),

@@ -3,25 +3,40 @@
 Not here: bad input, which ends before any work starts (bad_input.py).
 """
 
-import errno
+import os
+import sys
 
 import torch
 import torch.distributed as dist
 
-from yxanul.training.ranks import WriteFailed
+from yxanul.bad_input import BadInput
+from yxanul.data.progress import say
+from yxanul.run_folder import FAILED
+from yxanul.training.ranks import Ranks, WriteFailed
 
 # As gloo, NCCL and the store say it; torch 2.11 to 2.13 have no one class for all of them
 LOST = ("gloo", "nccl", "connection closed", "connection reset", "connection was lost", "broken pipe", "timed out")
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
+def fail(error: Exception, ranks: Ranks) -> int:
+    """The exit code. Of several processes the others are gone or stuck, and whatever waits for them waits for long."""
+    sentence = explain(error)
+    if sentence is None:
+        raise error
+    say(f"yxanul: {sentence}")
+    if ranks.count > 1:
+        sys.stdout.flush()
+        os._exit(FAILED)
+    return FAILED
+
+
 def explain(error: BaseException) -> str | None:
-    """None if it is somebody's bug, which deserves its traceback."""
+    """None for bad input, which explains itself, and for somebody's bug, which deserves its traceback."""
+    if isinstance(error, BadInput):
+        return None
     if isinstance(error, WriteFailed):
         return f"the disk did not take a checkpoint ({error}): make room; the same command goes on from the last one."
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return f"the disk is full ({error.filename}): make room; the same command goes on from the last checkpoint."
     text = str(error).lower()
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in text for words in NO_MEMORY):
         return (
@@ -30,5 +45,10 @@ def explain(error: BaseException) -> str | None:
             "parallel=fsdp2 on several GPUs."
         )
     if dist.is_initialized() and (isinstance(error, dist.DistError) or any(words in text for words in LOST)):
-        return "another process of this run was lost: the same command goes on from the last checkpoint."
+        last_line = str(error).strip().splitlines()[-1]
+        return (
+            f"another process of this run was lost ({last_line}): the same command goes on from the last checkpoint."
+        )
+    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+        return f"{error}: when that is mended, the same command goes on from the last checkpoint."
     return None

@@ -28,7 +28,7 @@ class StepGuard:
         """1.0 if the step is bad, as an optimizer's `found_inf`."""
         mean, good_steps, skipped, in_a_row, loss_sum, loss_steps = self.values.unbind()
         known = good_steps >= KNOWN_AFTER
-        sound = norm.isfinite() & (~known | (norm <= self._factor * mean))
+        sound = norm.isfinite() & (~known | ~(norm > self._factor * mean))
         good = sound.float()
         mean += torch.where(sound, (norm - mean) / (good_steps + 1).clamp(max=MEAN_OVER), 0.0)
         good_steps += good

@@ -16,19 +16,37 @@ from yxanul.evaluation.bits_per_byte import HeldOut
 from yxanul.training.config import RunConfig
 
 
+def check_inputs(config: RunConfig, plan: Plan, shape: YxanulConfig) -> None:
+    """As far as they are there; what the recipe's data section will make need not be."""
+    names = [*plan.source_names, *config.validation.values()]
+    missing = [name for name in names if not Path(name).is_dir()]
+    for name in missing:
+        if not any(Path(name).is_relative_to(made) for made in config.data):
+            raise _not_there(name)
+    _check_lengths(plan, shape)
+    if not missing:
+        open_held_out(config, plan, open_stream(config, plan, shape), shape, rows=1)
+
+
 def open_stream(config: RunConfig, plan: Plan, shape: YxanulConfig) -> Stream:
+    _check_lengths(plan, shape)
     fingerprint = load_tokenizer(config.tokenizer).fingerprint if config.tokenizer else None
     bins = {name: _open(name, fingerprint, shape) for name in plan.source_names}
     first, *others = bins.values()
     for other in others:
         _check_same_tokenizer(first, other)
-    longest = max(phase.length for stage in plan.stages for phase in stage.phases)
-    if longest > shape.max_position_embeddings:
-        raise BadInput(
-            f"a phase has length {longest}, the model max_position_embeddings={shape.max_position_embeddings}: "
-            f"shorten the phase, or set model_config.max_position_embeddings={longest}."
-        )
     return Stream(plan, bins, config.seed)
+
+
+def _check_lengths(plan: Plan, shape: YxanulConfig) -> None:
+    for stage in plan.stages:
+        for phase in stage.phases:
+            if phase.length > shape.max_position_embeddings:
+                raise BadInput(
+                    f"stage {stage.name}: length {phase.length} is above the model's max_position_embeddings="
+                    f"{shape.max_position_embeddings}: shorten the phase, or set model_config.max_position_embeddings="
+                    f"{phase.length}."
+                )
 
 
 def open_held_out(config: RunConfig, plan: Plan, stream: Stream, shape: YxanulConfig, rows: int) -> dict[str, HeldOut]:
@@ -51,7 +69,7 @@ def open_held_out(config: RunConfig, plan: Plan, stream: Stream, shape: YxanulCo
 
 def _open(folder: str, fingerprint: str | None, shape: YxanulConfig) -> TokenBin:
     if not Path(folder).is_dir():
-        raise BadInput(f"the bin {folder} is not there: make it with `yxanul data prepare`.")
+        raise _not_there(folder)
     token_bin = open_bin(folder, fingerprint)
     vocabulary = token_bin.manifest["tokenizer"]["vocabulary_size"]
     if vocabulary > shape.vocab_size:
@@ -60,6 +78,13 @@ def _open(folder: str, fingerprint: str | None, shape: YxanulConfig) -> TokenBin
             f"{shape.vocab_size:,}: set model_config.vocab_size={vocabulary}, or take another tokenizer."
         )
     return token_bin
+
+
+def _not_there(folder: str) -> BadInput:
+    return BadInput(
+        f"the bin {folder}, a source or validation text of the recipe, is not there: make it with `yxanul data "
+        "prepare`, or say under `data` how it is made."
+    )
 
 
 def _check_same_tokenizer(first: TokenBin, other: TokenBin) -> None:

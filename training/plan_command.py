@@ -6,6 +6,7 @@ yet counts with the `tokens` that the recipe expects. Not here: hours, memory an
 
 import argparse
 import json
+from collections.abc import Callable
 from typing import Any
 
 from yxanul.catalog import training_flops_per_token
@@ -52,7 +53,7 @@ def describe(config: RunConfig) -> dict[str, Any]:
                 "length": position.length,
                 "rows": position.rows,
                 "tokens": tokens,
-                "learning_rates": [rate(first), rate(last)],
+                "learning_rates": [rate(first), _peak(rate, first, last), rate(last)],
                 "epochs": plan.epochs(position.stage_index),  # of the whole stage
                 "training_flops": tokens * sum(flops.values()),
                 "attention_share": flops["attention"] / sum(flops.values()),
@@ -70,6 +71,16 @@ def describe(config: RunConfig) -> dict[str, Any]:
         "roundings": [vars(rounding) for rounding in plan.roundings],
         "tails": plan.tails(),
     }
+
+
+def _peak(rate: Callable[[int], float], first: int, last: int) -> float:
+    """Schedules rise, stay and fall, so a few hundred of a phase's steps show how far they rise."""
+    return max(rate(step) for step in range(first, last + 1, max(1, (last - first) // 500)))
+
+
+def _rates(first: float, peak: float, last: float) -> str:
+    shown = (first, peak, last) if peak > 1.01 * max(first, last) else (first, last)
+    return "..".join(f"{rate:.2g}" for rate in shown)
 
 
 def print_plan(config: RunConfig) -> None:
@@ -93,7 +104,7 @@ def print_plan(config: RunConfig) -> None:
             f"{phase['length']:,}",
             f"{phase['rows']:,}",
             f"{phase['tokens']:,}",
-            "{:.2g}..{:.2g}".format(*phase["learning_rates"]),
+            _rates(*phase["learning_rates"]),
             f"{phase['attention_share']:.1%}",
             epochs if is_first else "",
         )

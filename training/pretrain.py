@@ -26,15 +26,16 @@ def main(arguments: list[str]) -> int:
         os.environ.setdefault(name, value)
     options, config = _parse(arguments)
     if options.dry_run:
-        return _dry_run(config)
-    from yxanul.training.launch.processes import default_processes, start
+        return _dry_run(config, options.processes or 1, options.out, options.force)
+    from yxanul.training.launch.processes import start
     from yxanul.training.preparing import prepare_missing
 
     launched = "WORLD_SIZE" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
-    processes = options.processes or (1 if launched else default_processes())
     if launched and options.processes:
         raise BadInput("--processes starts processes, and so does this launcher: leave --processes out.")
     prepare_missing(config.data, config.tokenizer)
+    processes = options.processes or (1 if launched else _one_for_each_gpu(config))
+    config.accumulation(int(os.environ.get("WORLD_SIZE", processes)))  # refuses rows that do not divide
     if processes > 1:
         return start("yxanul.training.pretrain", _without_processes(arguments), processes)
     return _run(config, options)
@@ -51,12 +52,12 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
     parser.add_argument("words", nargs="*", metavar="RECIPE key=value", help="a recipe's name or file, then settings")
     parser.add_argument("--config", metavar="RECIPE", help="the same as RECIPE, for launchers")
     parser.add_argument("--out", metavar="RUN", help="the run's folder; a run that is there goes on")
-    parser.add_argument("--processes", type=int, help="default: one for each GPU, one on a CPU")
+    parser.add_argument("--processes", type=_above_0, help="default: one for each GPU, one on a CPU")
     parser.add_argument("--stage", metavar="NAME", help="this stage alone")
     parser.add_argument("--resume", metavar="CHECKPOINT", help="default: the newest complete one")
     parser.add_argument("--init-from", metavar="MODEL", help="begin with these weights; Llama-shaped ones too")
     parser.add_argument("--evaluate-only", action="store_true", help="bits per byte of each domain, no training")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, stop")
+    parser.add_argument("--dry-run", action="store_true", help="check the recipe, print the plan, stop")
     parser.add_argument("--force", action="store_true", help="go on in the folder of another recipe's run")
     options = parser.parse_intermixed_args(arguments)
     words = options.words if options.config is None else [options.config, *options.words]
@@ -70,6 +71,27 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
     return options, read_config(recipe, assignments)
 
 
+def _above_0(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return int(text)
+
+
+def _one_for_each_gpu(config: RunConfig) -> int:
+    """As many as the rows of every phase divide by."""
+    from yxanul.training.launch.processes import visible_gpus
+
+    gpus = 0 if config.training_arguments.get("use_cpu") else visible_gpus()
+    parts = config.gradient_accumulation_steps or 1
+    rows = [phase.rows for stage in config.plan().stages for phase in stage.phases]
+    fitting = max(
+        (count for count in range(1, gpus + 1) if all(row % (count * parts) == 0 for row in rows)), default=1
+    )
+    if fitting < gpus:
+        say(f"{fitting} of {gpus} GPUs: the rows of the plan's phases do not divide by more processes.")
+    return fitting
+
+
 def _without_processes(arguments: list[str]) -> list[str]:
     words = [word for word in arguments if not word.startswith("--processes=")]
     if "--processes" in words:
@@ -78,11 +100,17 @@ def _without_processes(arguments: list[str]) -> list[str]:
     return words
 
 
-def _dry_run(config: RunConfig) -> int:
+def _dry_run(config: RunConfig, processes: int, out: str | None, force: bool) -> int:
+    from yxanul.training.beginning import check_folder
+    from yxanul.training.inputs import check_inputs
     from yxanul.training.model import build_on_meta
     from yxanul.training.plan_command import print_plan
     from yxanul.training.training_arguments import resolved_precision
 
+    config.accumulation(processes)
+    check_inputs(config, config.plan(), config.shape().config)
+    if out is not None:
+        check_folder(config, RunFolder(out), force)
     model = build_on_meta(config)
     print_plan(config)
     say(f"{model.num_parameters():,} parameters, {resolved_precision(config)}; nothing was trained (--dry-run).")
@@ -91,6 +119,7 @@ def _dry_run(config: RunConfig) -> int:
 
 def _run(config: RunConfig, options: argparse.Namespace) -> int:
     from yxanul.training import beginning
+    from yxanul.training.failures import fail
     from yxanul.training.inputs import open_held_out, open_stream
     from yxanul.training.launch.parallel import check_parallel
     from yxanul.training.optimizers import learning_rates
@@ -101,8 +130,9 @@ def _run(config: RunConfig, options: argparse.Namespace) -> int:
     plan, shape, run = config.plan(), config.shape().config, RunFolder(options.out)
     learning_rates(config, plan)  # refuses a warm-up that is too long
     stream = open_stream(config, plan, shape)
-    begin = beginning.beginning(config, plan, run, options.resume, options.stage)
     beginning.check_folder(config, run, options.force)
+    begin = beginning.beginning(config, plan, run, options.resume, options.stage)
+    beginning.check_origin(config, run, begin.checkpoint, options.force)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     check_parallel(config.parallel, processes)
     args = training_arguments(config, plan, run, processes)
@@ -112,13 +142,17 @@ def _run(config: RunConfig, options: argparse.Namespace) -> int:
     if options.evaluate_only and not held_out:
         raise BadInput("--evaluate-only has nothing to evaluate on: the recipe names no validation bins.")
     ranks = Ranks(args.ddp_timeout)
+    begin = ranks.from_first(begin)  # disks that machines share may show the same folder at different times
     if begin.is_done and not options.evaluate_only:
         ranks.first_writes(lambda: finish_what_was_cut_off(run, plan, begin))
         if ranks.is_first:
             say(f"{run.path} is done: step {begin.step:,} of {begin.stop_step:,}.")
         return DONE
-    session = Session(config, run, args, ranks, stream, held_out, begin)
-    return session.evaluate() if options.evaluate_only else session.train()
+    try:
+        session = Session(config, run, args, ranks, stream, held_out, begin)
+        return session.evaluate() if options.evaluate_only else session.train()
+    except Exception as error:
+        return fail(error, ranks)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,9 @@ class Ranks:
                 write()
             except BadInput as error:
                 problem = error
-            except (OSError, SafetensorError) as error:
+            except Exception as error:  # tokenizers has no class for a full disk
+                if not isinstance(error, OSError | SafetensorError) and "space left" not in str(error):
+                    raise
                 problem = WriteFailed(str(error))
         problem = self.from_first(problem)
         if problem:

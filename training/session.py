@@ -3,9 +3,7 @@
 Not here: what is checked before (inputs.py, beginning.py).
 """
 
-import os
-import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from rich.console import Console as Terminal
 from rich.table import Table
@@ -23,7 +21,6 @@ from yxanul.training.beginning import Beginning, only_run_in, write_beginning
 from yxanul.training.callbacks import CurriculumCallback, Record, StopSignals, cut_metrics
 from yxanul.training.config import RunConfig
 from yxanul.training.console import Console
-from yxanul.training.failures import explain
 from yxanul.training.inputs import load_fast_tokenizer
 from yxanul.training.loader import MicroBatches
 from yxanul.training.ranks import Ranks
@@ -53,38 +50,29 @@ class Session:
         tokenizer = load_fast_tokenizer(config)
         self.trainer = YxanulTrainer(built, args, config, run, ranks, batches, held_out, tokenizer)
         self.trainer.remove_callback(PrinterCallback)
-        expected = "bf16" if args.bf16 else "no"
-        if self.trainer.accelerator.mixed_precision != expected:
-            raise BadInput(
-                f"the launcher set mixed_precision={self.trainer.accelerator.mixed_precision}, the run's precision "
-                f"is {config.precision}: leave --mixed_precision out and set precision=bf16 or fp32."
-            )
+        splits = self.trainer.is_deepspeed_enabled or self.trainer.is_fsdp_enabled
+        if config.parallel not in ("auto", "ddp") and not splits:
+            raise BadInput(f"parallel={config.parallel} is for GPUs: take use_cpu or ACCELERATE_USE_CPU out.")
+        launchers = self.trainer.accelerator.mixed_precision
+        if launchers != "no":
+            raise BadInput(f"the launcher set mixed_precision={launchers}: leave it out; the run's precision says it.")
 
     def train(self) -> int:
         with ExitStack() as stack:
             self.ranks.first_writes(lambda: stack.enter_context(only_run_in(self.run)))
-            try:
-                exit_code = self._train(stack)
-            except Exception as error:
-                sentence = explain(error)
-                if sentence is None:
-                    raise
-                say(f"yxanul: {sentence}")
-                self._leave_at_once(FAILED)
-            self._leave()
+            exit_code = self._train(stack)
+        if self.ranks.is_first:  # below the panel, which stays where it was
+            self._say_goodbye()
+        self._leave()
         return exit_code
 
     def _train(self, stack: ExitStack) -> int:
         trainer, begin = self.trainer, self.begin
         trainer.add_callback(CurriculumCallback(trainer, begin.stop_step))
         trainer.add_callback(StopSignals(trainer))
+        self.ranks.first_writes(self._begin_folder)
         if self.ranks.is_first:
-            write_beginning(self.config, self.run, self.ranks.count, str(trainer.args.device))
-            cut_metrics(self.run, begin.step if begin.checkpoint else -1)
-            aside = checkpoints.set_aside_later(self.run, begin.step)
-            if aside:
-                say(f"going back to step {begin.step:,}: later checkpoints are in {aside} now.")
-            finish_what_was_cut_off(self.run, self.plan, begin)
+            self._say_hello()
             self._record(stack)
         checkpoint = begin.checkpoint
         if checkpoint is None and begin.step > 0:
@@ -94,9 +82,29 @@ class Session:
             last = self.run.checkpoint(self.plan.steps)
             self.ranks.first_writes(lambda: checkpoints.write_final(last, self.run.final))
             trainer.exit_code = DONE
-        if self.ranks.is_first:
-            self._say_goodbye()
         return trainer.exit_code
+
+    def _say_hello(self) -> None:
+        """The first figures may take a while."""
+        trainer, tokens = self.trainer, sum(held_out.tokens for held_out in self.trainer.held_out.values())
+        precision = "bf16" if trainer.is_bf16 else "fp32"
+        say(
+            f"{self.config.model}, {trainer.model.num_parameters():,} parameters, {self.ranks.count} x "
+            f"{trainer.args.device.type} in {precision}; from step {self.begin.step:,} of {self.plan.steps:,}"
+            + (f", evaluated on {tokens:,} held-out tokens." if tokens else ".")
+        )
+
+    def _begin_folder(self) -> None:
+        """What this start finds there, and leaves behind, before its first step."""
+        begin = self.begin
+        write_beginning(self.config, self.run, self.ranks.count, str(self.trainer.args.device))
+        cut_metrics(self.run, begin.step if begin.checkpoint else -1)
+        aside = checkpoints.set_aside_later(self.run, begin.step)
+        if aside:
+            say(f"going back to step {begin.step:,}: what came later is in {aside} now.")
+        if begin.checkpoint and not self.run.checkpoint(begin.step).exists():
+            checkpoints.keep(begin.checkpoint, self.run.checkpoint(begin.step))  # of a stage's end, or another run
+        finish_what_was_cut_off(self.run, self.plan, begin)
 
     def _record(self, stack: ExitStack) -> None:
         stages = [stage.name for stage in self.plan.stages]
@@ -116,6 +124,8 @@ class Session:
             say(f"failed at step {step:,}; {self.run.checkpoint(step)} holds the last good weights.")
         elif step == self.plan.steps:
             say(f"done: {self.run.final} loads with from_pretrained.")
+        else:
+            say(f"this stage is done at step {step:,} of {self.plan.steps:,}; without --stage the run goes on.")
 
     def evaluate(self) -> int:
         """Of the checkpoint, or of the weights that the run would begin with."""
@@ -131,6 +141,8 @@ class Session:
                 figures = f"{score.bits_per_byte:.4f}", f"{score.loss:.4f}", f"{score.perplexity:.2f}"
                 table.add_row(domain, *figures, f"{score.accuracy:.2%}", f"{score.tokens:,}", f"{score.bytes:,}")
             Terminal().print(table)
+            with suppress(OSError):
+                self.run.path.rmdir()  # the Trainer makes it; what is in use is not empty
         self._leave()
         return DONE
 
@@ -141,14 +153,6 @@ class Session:
         self.trainer.accelerator.free_memory()
         self.trainer.accelerator.end_training()
 
-    def _leave_at_once(self, exit_code: int) -> None:
-        """The others are gone or stuck; whatever waits for them would wait for long."""
-        if self.ranks.count == 1:
-            raise SystemExit(exit_code)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(exit_code)
-
 
 def finish_what_was_cut_off(run: RunFolder, plan: Plan, begin: Beginning) -> None:
     """A kill right after a save left the end of a stage, or final/, to be put in its place."""
@@ -157,6 +161,6 @@ def finish_what_was_cut_off(run: RunFolder, plan: Plan, begin: Beginning) -> Non
     for index, stage in enumerate(plan.stages):
         kept = run.stage(index, stage.name)
         if begin.step == plan.stage_steps(index).stop and checkpoints.flaw(kept):
-            checkpoints.keep_stage_end(begin.checkpoint, kept)
+            checkpoints.keep(begin.checkpoint, kept)
     if begin.step == plan.steps and not run.final.exists():
         checkpoints.write_final(begin.checkpoint, run.final)

@@ -30,6 +30,7 @@ from yxanul.training.launch.fsdp2 import group_tied_factors
 from yxanul.training.loader import MicroBatches, loader
 from yxanul.training.optimizers import adamw, learning_rates
 from yxanul.training.ranks import Ranks
+from yxanul.training.training_arguments import resolved_precision
 
 
 class YxanulTrainer(Trainer):
@@ -54,6 +55,7 @@ class YxanulTrainer(Trainer):
         self.exit_code = 0
         self.scores: dict[str, DomainScore] = {}
         self._targets_in_step = 0
+        self.is_bf16 = resolved_precision(config) == "bf16"
         self._zero: zero.Zero | None = None
         super().__init__(
             model=model, args=args, train_dataset=batches, processing_class=tokenizer, callbacks=callbacks
@@ -70,11 +72,11 @@ class YxanulTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         return loader(self.batches, self.args)
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, int]:
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Tensor]:
         """The stock method counts targets on every rank and gathers the counts; the plan knows them."""
         samples = [next(epoch_iterator) for _ in range(num_batches)]
         self._targets_in_step = [sample.pop("targets_in_step") for sample in samples][0]
-        return samples, self._targets_in_step
+        return samples, torch.full((), self._targets_in_step, device=device)  # a number would be copied, with a wait
 
     def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.args.device, non_blocking=True) for name, value in inputs.items()}
@@ -83,13 +85,18 @@ class YxanulTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of a micro-batch. The stock one walks the whole module tree each time."""
-        if not model.training:
+        if not self.model.training:  # DDP's wrapper says that it trains, whatever is inside
             model.train()
-        loss: Any = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
+        with self._autocast():
+            loss: Any = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
         self.guard.add_loss(loss.detach())
         options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
         self.accelerator.backward(loss, **options)
         return loss.detach()
+
+    def _autocast(self) -> torch.autocast:
+        """Ours, not accelerate's, which FSDP2 replaces by weights, sums and losses in bf16; the same in evaluation."""
+        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.is_bf16)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """The stock method counts all parameters in every micro-batch; catalog.py knows better, when it is asked."""
@@ -173,7 +180,7 @@ class YxanulTrainer(Trainer):
         stage_index = self.plan.at(step - 1).stage_index
         if step == self.plan.stage_steps(stage_index).stop:
             name = self.plan.stages[stage_index].name
-            checkpoints.keep_stage_end(self.run.checkpoint(step), self.run.stage(stage_index, name))
+            checkpoints.keep(self.run.checkpoint(step), self.run.stage(stage_index, name))
         checkpoints.prune(self.run, self.config.save_total_limit, self.state.best_global_step)
 
     def _write_beside_weights(self, folder: Path) -> None:
@@ -226,7 +233,7 @@ class YxanulTrainer(Trainer):
         began = time.monotonic()
         metrics: dict[str, float] = {}
         for domain, held_out in self.held_out.items():
-            with zero.autocast(self.args):
+            with self._autocast():
                 score = evaluate(
                     self.model,
                     held_out,

@@ -56,12 +56,12 @@ def training_arguments(config: RunConfig, plan: Plan, run: RunFolder, processes:
         "eval_strategy": "no",  # the stages say when
         "report_to": "none",  # trackers.py
         "disable_tqdm": True,  # console.py
-        "bf16": precision == "bf16",
         "remove_unused_columns": False,  # it would drop shift_labels
         "logging_nan_inf_filter": False,  # waits for the device in every micro-batch
         "include_num_input_tokens_seen": "no",  # so does this
         "ddp_timeout": SECONDS_UNTIL_LOST,
         "log_level": "error",
+        "log_level_replica": "error",
     }
     fields |= trainer_fields(config.parallel, precision) | config.training_arguments
     # torch 2.13 has a newer word, which 2.11 does not know

@@ -69,6 +69,27 @@ def test_fsdp2_is_ddp_and_moments_go_there_and_back(run, small_shape, layout):
     assert_close(moved, ddp, steps=STEPS)
 
 
+def test_bf16_is_the_same_under_ddp_fsdp2_and_in_an_evaluation_alone(run):
+    """Under the run's own autocast: no wrapper computes, sums or evaluates in another precision."""
+    ddp, fsdp, fp32 = run(), run(), run()
+    assert ddp(processes=2, bf16=True) == 0, ddp.said()
+    assert fsdp("parallel=fsdp2", processes=2, fsdp2=True, bf16=True) == 0, fsdp.said()
+    assert fp32(processes=2) == 0
+    assert_close(fsdp, ddp)
+    assert ddp.losses()[0] != fp32.losses()[0]
+    assert ddp("--evaluate-only", bf16=True) == 0
+    assert f"{ddp.lines('eval_bits_per_byte')[-1]['eval_code_loss']:.4f}" in ddp.said()
+
+
+def test_weights_of_another_run_begin_the_same_run_on_one_process_and_on_two(run, one):
+    """Loaded models are in evaluation mode, and so is what DDP wraps."""
+    first, second = run(init_from=str(one.folder / "final")), run(init_from=str(one.folder / "final"))
+    assert first() == 0, first.said()
+    assert second(processes=2) == 0, second.said()
+    assert_close(first, second)
+    assert first.losses()[0] < one.losses()[0] - 0.3
+
+
 def test_fsdp2_resumes_to_the_bit(run):
     whole, killed = run(), run()
     assert whole("parallel=fsdp2", processes=2, fsdp2=True) == 0, whole.said()

@@ -111,6 +111,15 @@ def test_back_to_a_named_checkpoint(run, undisturbed):
     assert_same(again, undisturbed(1))
 
 
+def test_killed_after_going_back_and_before_the_first_save(run, undisturbed):
+    again = run()
+    assert again() == 0
+    assert again("--resume", "1-language", kill={"step": 14}) == -9
+    assert again.steps() == [12] and not (again.folder / "final").exists()
+    assert again() == 0
+    assert_same(again, undisturbed(1))
+
+
 @pytest.mark.slow
 @both
 def test_killed_at_twenty_random_moments(run, undisturbed, processes):

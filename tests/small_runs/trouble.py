@@ -4,7 +4,9 @@ kill: {"step", "rank"?}       SIGKILL at the end of that step, before anything o
 kill_in_save: {"step", "files"}   SIGKILL when that many files of the checkpoint are written
 signal: {"step", "rank", "name"}  this process gets the signal at the end of that step
 nan: {"steps", "rank"}        the loss of that rank is not a number in these steps
+spike: {"steps", "rank"}      it is a million times too large, in a run that judges norms after two steps
 fail_write: {"step"}          the disk is full while that checkpoint is written
+bf16: true                    the precision of a GPU on the CPU, where it is refused for being slow
 fsdp2: true                   FSDP2 on the CPU, which accelerate refuses unless it takes it for a GPU
 zero: true                    DeepSpeed on the CPU over gloo; stage 3 splits small parameters too
 """
@@ -18,7 +20,8 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
-from yxanul.training import checkpoints, pretrain, session
+from yxanul.data.progress import say
+from yxanul.training import checkpoints, guard, pretrain, session, trainer
 from yxanul.training.launch import parallel
 from yxanul.training.trainer import YxanulTrainer
 
@@ -43,14 +46,26 @@ def make_trouble(wanted, rank):
                 PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
             super().__init__(*arguments, **options)
 
+        def _prepare_for_training(self, *arguments):
+            prepared = super()._prepare_for_training(*arguments)
+            if wanted.get("zero"):
+                state, stage = self._inner_optimizer.state, self.deepspeed.zero_optimization_stage()
+                held = sum(flat.numel() for flat in state) / self.parameters_in_all
+                say(f"zero{stage} holds {held:.0%} of the moments")
+            return prepared
+
         def train(self, **options):
+            self.parameters_in_all = self.model.num_parameters()
             self.add_callback(Trouble())
             return super().train(**options)
 
         def compute_loss(self, *arguments, **options):
+            assert self.model.training
             loss = super().compute_loss(*arguments, **options)
-            bad = mine("nan") and self.state.global_step + 1 in wanted["nan"]["steps"]
-            return loss * float("nan") if bad else loss
+            for name, factor in (("nan", float("nan")), ("spike", 1e6)):
+                if mine(name) and self.state.global_step + 1 in wanted[name]["steps"]:
+                    loss = loss * factor
+            return loss
 
         def _write_checkpoint(self):
             written = []
@@ -67,8 +82,11 @@ def make_trouble(wanted, rank):
             if len(written) == wanted[name]["files"]:
                 give(signal.SIGKILL)
 
+    if "spike" in wanted:
+        guard.KNOWN_AFTER = 2
     if wanted.get("zero"):
-        os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
+        os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}  # read when deepspeed is imported
+        del os.environ["ACCELERATE_USE_CPU"]  # accelerate would leave DeepSpeed out
         PartialState._prepare_backend = lambda self, *arguments, **options: ("gloo", DistributedType.MULTI_CPU)
         zero = parallel._zero
 
@@ -80,6 +98,8 @@ def make_trouble(wanted, rank):
         parallel._zero = splitting_all
     if wanted.get("fsdp2") or wanted.get("zero"):
         parallel.check_parallel = lambda parallel, processes: None
+    if wanted.get("bf16"):
+        trainer.resolved_precision = lambda config: "bf16"
     save_file = checkpoints.save_file
     session.YxanulTrainer = TroubledTrainer
 

@@ -136,7 +136,7 @@ def test_without_a_checkpoint_there_is_none_to_find(run):
 
 def test_a_checkpoint_is_found_by_number_by_name_by_path_and_a_stages_end_by_its_own(run, checkpoint):
     checkpoint(20)
-    checkpoints.keep_stage_end(checkpoint(5), run.stage(0, "language"))
+    checkpoints.keep(checkpoint(5), run.stage(0, "language"))
     for name in ("5", "checkpoint-5", str(run.checkpoint(5))):
         assert checkpoints.find(run, name) == run.checkpoint(5)
     assert checkpoints.find(run, "1-language") == run.stage(0, "language")
@@ -168,7 +168,7 @@ def test_rotation_sweeps_up_what_a_kill_left_and_does_not_count_it(run, checkpoi
 def test_a_stages_end_survives_rotation(run, checkpoint, links, monkeypatch):
     if not links:
         monkeypatch.setattr(checkpoints.os, "link", refuse)
-    checkpoints.keep_stage_end(checkpoint(5), run.stage(0, "language"))
+    checkpoints.keep(checkpoint(5), run.stage(0, "language"))
     checkpoint(10)
     checkpoints.prune(run, 1, None)
     assert names(run) == ["checkpoint-10"]
@@ -181,7 +181,7 @@ def refuse(*arguments):
 
 def test_a_stages_end_that_comes_by_again_replaces_the_earlier_one(run, checkpoint):
     for step in (5, 10):
-        checkpoints.keep_stage_end(checkpoint(step), run.stage(0, "language"))
+        checkpoints.keep(checkpoint(step), run.stage(0, "language"))
     assert checkpoints.read_marker(run.stage(0, "language"))["step"] == 10
 
 

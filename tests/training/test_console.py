@@ -102,7 +102,7 @@ def test_the_sparkline_averages_what_is_finite(values, width, expected):
     assert sparkline(values, width) == expected
 
 
-@pytest.mark.parametrize("columns", [20, 40, 60, 96, 200])
+@pytest.mark.parametrize("columns", [40, 60, 96, 200])
 def test_on_a_terminal_of_any_width_one_panel_holds_everything(terminal, columns):
     stream = terminal(columns)
     with Console(400, 40_000, STAGES, "demo", stream) as console:
@@ -111,9 +111,11 @@ def test_on_a_terminal_of_any_width_one_panel_holds_everything(terminal, columns
             console.log(training(step, loss=math.nan if step == 50 else 5 - step / 100, skipped_steps=3))
         console.log(evaluation(200))
     panel = last_panel(stream)
-    assert "2.31" in panel and "0.62" in panel and "200/4" in panel and ("3 steps skipped" in panel or columns == 20)
+    assert all(text in panel for text in ("200/4", "2.31", "0.62", "3 steps skipped"))
     visible = [line for line in panel.split("\x1b[?25h")[0].splitlines() if line]
-    assert {len(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line)) for line in visible} == {min(columns, 96)}
+    assert {len(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line)) for line in visible} == {
+        min(columns - 3, 96)
+    }  # an echoed ^C must not wrap
 
 
 def test_the_panel_is_drawn_anew_in_place_and_a_line_goes_above_it(terminal):

@@ -28,14 +28,14 @@ def test_a_checkpoint_that_did_not_fit_names_the_reason():
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_names_the_file(number):
-    assert "the disk is full (metrics.jsonl)" in explain(OSError(number, "full", "metrics.jsonl"))
+    assert "'metrics.jsonl': when that is mended" in explain(OSError(number, "full", "metrics.jsonl"))
 
 
 @pytest.mark.parametrize("words", ["[gloo/pair.cc] Connection closed by peer", "NCCL error", "timed out"])
 def test_a_lost_process_is_one_where_there_are_others(words, monkeypatch):
     assert explain(RuntimeError(words)) is None
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    assert "another process of this run was lost" in explain(RuntimeError(words))
+    assert f"another process of this run was lost ({words})" in explain(RuntimeError(f"a trace\n{words}\n"))
 
 
 @pytest.mark.parametrize("grouped", [False, True])

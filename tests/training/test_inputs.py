@@ -39,11 +39,13 @@ def of_another_tokenizer(source, folder, **changes):
 
 def test_a_bin_that_is_not_there(refused, tmp_path):
     message = refused(stages=[stage(tmp_path / "bins/no", tokens=1e5)])
-    assert f"the bin {tmp_path}/bins/no is not there: make it with `yxanul data prepare`." in message
+    assert f"the bin {tmp_path}/bins/no, a source or validation text of the recipe, is not there" in message
 
 
 def test_a_held_out_bin_that_is_not_there(refused):
-    assert "the bin bins/no is not there: make it" in refused(validation={"language": "bins/no"})
+    assert "the bin bins/no, a source or validation text of the recipe, is not there" in refused(
+        validation={"language": "bins/no"}
+    )
 
 
 def test_a_bin_that_was_cut_short(refused, bins, tmp_path):
@@ -76,7 +78,7 @@ def test_a_vocabulary_above_the_models(refused, small_shape):
 
 def test_a_length_above_the_models_positions(refused, small_shape):
     message = refused(model_config=small_shape | {"max_position_embeddings": 63})
-    assert "a phase has length 64, the model max_position_embeddings=63: shorten the phase, or set" in message
+    assert "stage code: length 64 is above the model's max_position_embeddings=63: shorten the phase" in message
 
 
 def test_a_packed_bin_has_no_documents_to_evaluate(refused, bins):

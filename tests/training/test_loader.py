@@ -1,5 +1,8 @@
 """Micro-batches are the plan's rows in the plan's order, whoever asks for them and however."""
 
+import multiprocessing
+import os
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -77,6 +80,17 @@ def test_the_loader_gives_every_micro_batch_once_in_order(stream, workers):
     assert len(given) == len(batches) == 8 * 3
     for number, batch in enumerate(given):
         assert torch.equal(batch["input_ids"], batches.__getitems__(number)["input_ids"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_reaches_a_worker_takes_no_batch(stream, number):
+    args = SimpleNamespace(**vars(IN_PROCESS) | {"dataloader_num_workers": 1})
+    batches = MicroBatches(stream, 0, 1, 1, False)
+    given = iter(loader(batches, args))
+    next(given)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, number)
+    assert len(list(given)) == len(batches) - 1
 
 
 def test_loading_draws_nothing_from_the_random_state_that_dropout_uses(stream):

@@ -46,7 +46,7 @@ def test_json_agrees_with_the_plans_own_arithmetic(plan):
     flops = training_flops_per_token(load_shape("tiny").config, 48)
     assert first["attention_share"] == flops["attention"] / sum(flops.values()) < second["attention_share"]
     assert first["training_flops"] == first["tokens"] * sum(flops.values())
-    assert first["learning_rates"] == pytest.approx([1e-4, 1e-3]) and facts["tails"]["bins/math"] == 49_999 % 384
+    assert first["learning_rates"] == pytest.approx([1e-4, 1e-3, 1e-3]) and facts["tails"]["bins/math"] == 49_999 % 384
 
 
 def test_in_a_pipe_the_table_is_plain_and_whole(plan):

@@ -75,9 +75,27 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(command, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
-def test_a_dry_run_needs_no_data(command):
+def test_a_dry_run_needs_no_data_that_the_recipe_makes(command):
     stage = {"name": "one", "sources": [{"bin": "bins/no", "tokens": 10_000}], "phases": [{"length": 16, "rows": 8}]}
-    assert command("recipe.yaml", "--dry-run", stages=[stage | {"steps": 4}], validation=None)[0] == 0
+    changes = {"stages": [stage | {"steps": 4}], "validation": None}
+    made = {"tokenizer": "t", "data": {"bins/no": {"sources": ["builtin:math"]}}}
+    assert command("recipe.yaml", "--dry-run", **changes, **made)[0] == 0
+    code, _, errors = command("recipe.yaml", "--dry-run", **changes)
+    assert code == 2 and "the bin bins/no, a source or validation text" in errors
+
+
+@pytest.mark.parametrize(
+    "word, says",
+    [
+        ("model_config.vocab_size=50", "set model_config.vocab_size=61"),
+        ("stages.code.phases.0.length=128", "length 128 is above the model's max_position_embeddings=64"),
+        ("gradient_accumulation_steps=3", "does not divide"),
+        ("validation.code=bins/nope", "the bin bins/nope"),
+    ],
+)
+def test_a_dry_run_finds_what_a_run_would_refuse(command, word, says):
+    code, _, errors = command("recipe.yaml", "--dry-run", word)
+    assert code == 2 and says in errors
 
 
 @pytest.mark.parametrize("words", [["--processes", "2"], ["--processes=2"]])

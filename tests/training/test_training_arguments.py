@@ -76,8 +76,8 @@ def test_accumulation_is_what_the_memory_limit_asks_of_so_many_processes(argumen
 
 
 def test_settings_that_the_library_refuses_are_bad_input(arguments):
-    with pytest.raises(BadInput, match="recipe.yaml: transformers refuses these settings: .*prefetch_factor"):
-        arguments(dataloader_prefetch_factor=2)
+    with pytest.raises(BadInput, match="recipe.yaml: transformers refuses these settings: .*tf32"):
+        arguments(tf32=True)
 
 
 def test_compiling_keeps_a_graph_for_every_length(arguments, monkeypatch):

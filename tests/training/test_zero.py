@@ -3,7 +3,6 @@
 from importlib.util import find_spec
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 pytestmark = [
@@ -40,13 +39,14 @@ def zero(run):
     return make
 
 
-def assert_same_tensors(one, other, step, **tolerance):
-    """Of weights, moments and step counts, by name."""
+def assert_same_tensors(one, other, step):
+    """Weights, moments and step counts, by name; an error is measured by a tensor's largest value."""
     for name in FILES:
         first, second = (load_file(run.folder / f"checkpoints/checkpoint-{step}" / name) for run in (one, other))
         assert first.keys() == second.keys()
         for key, tensor in first.items():
-            torch.testing.assert_close(second[key], tensor, msg=lambda text, key=key: f"{key}: {text}", **tolerance)
+            error = (second[key] - tensor).abs().max() / tensor.abs().max()
+            assert error <= (0 if key.endswith(".step") else 1e-5), key
 
 
 @STAGES
@@ -54,13 +54,14 @@ def test_zero_is_ddp(zero, ddp, stage):
     from yxanul import YxanulForCausalLM
 
     split = zero(stage)
+    assert f"{stage} holds 50% of the moments" in split.said()
     assert split.losses()[:COMPARED] == pytest.approx(ddp.losses()[:COMPARED], abs=1e-5)
     for mine, its in zip(split.lines(), ddp.lines(), strict=True):
         assert mine["learning_rate"] == its["learning_rate"] and mine["tokens"] == its["tokens"]
         assert mine["grad_norm"] == pytest.approx(its["grad_norm"], rel=1e-3) or mine["step"] > COMPARED
     first, second = (finished.lines("eval_bits_per_byte")[0] for finished in (split, ddp))
     assert first["step"] == 0 and first == pytest.approx(second, rel=1e-9)
-    assert_same_tensors(ddp, split, STEPS, atol=1e-3, rtol=1e-2)
+    assert_same_tensors(ddp, split, STEPS)
     _, report = YxanulForCausalLM.from_pretrained(split.folder / "final", output_loading_info=True)
     assert not any(report.values())
     assert split(f"parallel={stage}", "--evaluate-only", **ON_CPU) == 0, split.said()
@@ -70,16 +71,16 @@ def test_zero_is_ddp(zero, ddp, stage):
 @pytest.mark.parametrize("layout", [{}, {"embedding_rank": 16}], ids=["plain", "factorised tied"])
 @STAGES
 def test_moments_go_there_and_back(run, small_shape, stage, layout):
-    shape = {"model_config": small_shape | layout}
+    shape = {"model_config": small_shape | layout, "save_total_limit": 9}
     whole, moved = run(**shape, gradient_accumulation_steps=2), run(**shape, **UNLIKE_GPUS)
     assert whole(processes=2) == 0, whole.said()
-    stopped = {"signal": {"step": 4, "name": "SIGTERM"}}
-    assert moved("use_cpu=true", processes=2, **stopped) == 4, moved.said()
-    stopped["signal"]["step"] = 9
-    assert moved(f"parallel={stage}", "gradient_accumulation_steps=2", **ON_CPU, **stopped) == 4, moved.said()
+    assert moved("use_cpu=true", processes=2, signal={"step": 4, "name": "SIGTERM"}) == 4, moved.said()
+    words = (f"parallel={stage}", "gradient_accumulation_steps=2")
+    assert moved(*words, **ON_CPU, signal={"step": 9, "name": "SIGTERM"}) == 4, moved.said()
     assert moved("use_cpu=true", processes=2) == 0, moved.said()
     assert moved.losses() == pytest.approx(whole.losses(), abs=1e-5)
-    assert_same_tensors(whole, moved, 10, atol=1e-6, rtol=1e-4)
+    for step in (10, 15, STEPS):  # the first is ZeRO's own
+        assert_same_tensors(whole, moved, step)
 
 
 @STAGES
@@ -95,25 +96,25 @@ def test_killed_and_resumed(run, zero, stage):
 def test_stopped_by_a_signal_on_one_rank(run, zero, stage):
     stopped = run(**UNLIKE_GPUS)
     assert stopped(f"parallel={stage}", **ON_CPU, signal={"step": 7, "rank": 1, "name": "SIGTERM"}) == 4
-    assert stopped.steps()[-1] == 8 and "stopped at step 8" in stopped.said()
+    assert stopped.steps()[-1] == 9 and "stopped at step 9" in stopped.said()
     assert stopped(f"parallel={stage}", **ON_CPU) == 0, stopped.said()
     assert stopped.losses() == zero(stage).losses()
 
 
-@pytest.mark.parametrize("by", ["nan", "spike"])
+@pytest.mark.parametrize("trouble", [{"nan": [1, 4]}, {"spike": [4]}], ids=["nan", "spike"])
 @STAGES
-def test_a_bad_gradient_on_one_rank_is_skipped_on_all(run, zero, stage, by):
-    """As under DDP; a spike comes later than 20 good steps would be known, so it is judged from the first on."""
-    both = []
-    for words, ways in (((), {"processes": 2}), ((f"parallel={stage}",), ON_CPU)):
-        bad = run(**UNLIKE_GPUS if words else {})
-        assert bad(*words, **ways, **{by: {"steps": [1, 4], "rank": 1}}) == 0, bad.said()
-        both.append(bad)
-    assert [line["skipped_steps"] for line in both[1].lines()] == [1, 1, 1] + [2] * 17
-    under_ddp, split = (bad.losses()[:COMPARED] for bad in both)
-    assert [loss is None for loss in split] == [loss is None for loss in under_ddp] == [True] + [False] * 2 + [True] + [False] * 8
-    assert split[4:] == pytest.approx(under_ddp[4:], abs=1e-5)
-    assert both[1].lines()[9]["learning_rate"] == both[0].lines()[9]["learning_rate"]
+def test_a_bad_gradient_on_one_rank_is_skipped_on_all(run, stage, trouble):
+    """DeepSpeed skips what is not finite itself, in the first step before there are moments."""
+    [(name, steps)] = trouble.items()
+    bad = {name: {"steps": steps, "rank": 1}}
+    ddp, split = run(), run(**UNLIKE_GPUS)
+    assert ddp(processes=2, **bad) == 0, ddp.said()
+    assert split(f"parallel={stage}", **ON_CPU, **bad) == 0, split.said()
+    skipped = [line["skipped_steps"] for line in split.lines()]
+    assert skipped == [line["skipped_steps"] for line in ddp.lines()] and skipped[3:] == [len(steps)] * 17
+    for mine, its in list(zip(split.lines(), ddp.lines(), strict=True))[:COMPARED]:
+        assert mine["loss"] == (None if mine["step"] in steps else pytest.approx(its["loss"], abs=1e-5))
+        assert mine["learning_rate"] == its["learning_rate"]
 
 
 @STAGES

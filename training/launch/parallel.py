@@ -2,7 +2,7 @@
 
 ddp (each process holds everything) is right for 100 to 600 M parameters; fsdp2 and zero1 to zero3 shard. There are no
 accelerate configuration files of ours: the name in the recipe is enough under every launcher.
-Not here: starting processes (processes.py), what FSDP2 needs of a tied head (fsdp2.py).
+Not here: starting processes (processes.py), what FSDP2 needs of a tied head (fsdp2.py), what ZeRO does (zero.py).
 """
 
 import os
@@ -19,7 +19,6 @@ ACCELERATES_CHOICES = {
 
 
 def trainer_fields(parallel: str, precision: str) -> dict[str, Any]:
-    """They win over what the run says elsewhere of precision."""
     for variable, (name, mend) in ACCELERATES_CHOICES.items():
         if variable in os.environ:
             raise BadInput(
@@ -68,8 +67,8 @@ def _zero(stage: int, precision: str) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,  # torch's own AdamW
     }
     if precision == "bf16":
-        # fp32 weights under autocast, and gradients summed in fp32 (no modules in the list): the arithmetic of DDP.
-        # DeepSpeed's own bf16 would round the weights themselves
+        # fp32 weights, and gradients summed in fp32 (no modules in the list): the arithmetic of DDP. DeepSpeed's own
+        # bf16 would round the weights themselves, and without this it switches our autocast off
         autocast = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
         settings["torch_autocast"] = autocast
-    return {"bf16": False, "deepspeed": settings}
+    return {"deepspeed": settings}

@@ -27,20 +27,18 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 10.0  # seconds that a rank gives local rank 0 to end first
 
 
-def default_processes() -> int:
-    """One for each visible GPU, or one."""
+def visible_gpus() -> int:
     import torch
 
-    return max(1, torch.cuda.device_count())
+    return torch.cuda.device_count()
 
 
 def start(module: str, arguments: list[str], processes: int) -> int:
     """Runs `python -m module arguments` in two or more processes and returns what they exit with."""
-    import torch
     from accelerate.commands.launch import launch_command_parser, multi_gpu_launcher
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    gpus = torch.cuda.device_count()
+    gpus = visible_gpus()
     if 0 < gpus < processes:
         raise BadInput(f"{processes} processes want {processes} GPUs and {gpus} can be seen: ask for {gpus} at most.")
     # every value is given, and multi_gpu_launcher itself is called: launch_command would read a file in the user's

@@ -8,15 +8,14 @@ DeepSpeed lays a group's parameters end to end and gives each rank a part of tha
 own checkpoints are neither written nor read. Not here: DeepSpeed's settings (parallel.py).
 """
 
+import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import TrainingArguments
 
 from yxanul.training.checkpoints import OPTIMIZER, named_parameters
 
@@ -29,6 +28,7 @@ class Zero:
         self._adamw.found_inf = None
         self._adamw.register_step_pre_hook(self._before_a_groups_step)
         self._make_moments()
+        warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # else torch 2.13 has one in every step
 
     # A step, which is taken inside of the last micro-batch's backward, one group of parameters after the other
 
@@ -82,8 +82,3 @@ class Zero:
                 else:  # every parameter has made as many steps
                     for step in self._steps:
                         step.copy_(value)
-
-
-def autocast(args: TrainingArguments) -> AbstractContextManager:
-    """For evaluation, which does not go through DeepSpeed's engine; DDP and FSDP2 bring theirs with the model."""
-    return torch.autocast(args.device.type, torch.bfloat16, enabled="torch_autocast" in (args.deepspeed or ()))
