@@ -130,6 +130,9 @@ class Plan:
         first, last = inside[0], inside[-1]
         return range(self._step_ends[first] - self._runs[first].steps, self._step_ends[last])
 
+    def stages_and_steps(self) -> list[tuple[Stage, range]]:
+        return [(stage, self.stage_steps(index)) for index, stage in enumerate(self.stages)]
+
     def stage_blocks(self, stage_index: int) -> int:
         runs = (run for run in self._runs if run.stage_index == stage_index)
         return sum(run.steps * run.phase.step_tokens for run in runs) // self.block

@@ -18,8 +18,9 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from yxanul.data.progress import say
-from yxanul.run_folder import STOPPED, RunFolder, read_metrics
+from yxanul.run_folder import GATE_FAILED, STOPPED, RunFolder, read_metrics
 from yxanul.training.console import Console
+from yxanul.training.gates import Gates, save_scores
 from yxanul.training.trackers import Trackers
 from yxanul.training.trainer import YxanulTrainer
 
@@ -28,10 +29,10 @@ SECONDS_OF_ONE_CTRL_C = 1.5
 
 
 class CurriculumCallback(TrainerCallback):
-    """Stages are evaluated and saved at their ends; the run ends at `stop_step`."""
+    """Stages are evaluated, judged and saved at their ends; the run ends at `stop_step`, or where a gate is shut."""
 
-    def __init__(self, trainer: YxanulTrainer, stop_step: int) -> None:
-        self.trainer, self.stop_step = trainer, stop_step
+    def __init__(self, trainer: YxanulTrainer, stop_step: int, gates: Gates | None = None) -> None:
+        self.trainer, self.stop_step, self.gates = trainer, stop_step, gates or Gates(trainer.run)
         plan = trainer.plan
         self.stage_ends = {plan.stage_steps(index).stop for index in range(len(plan.stages))}
 
@@ -39,7 +40,8 @@ class CurriculumCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         state.compute_steps(args, state.max_steps)  # what a checkpoint says of saving and logging is its past
-        if state.global_step == 0 and self.trainer.held_out:
+        step = state.global_step
+        if self.trainer.held_out and (step == 0 or self.gates.lack_scores(step)):
             self.trainer.evaluate()
         self.trainer.start_clock()
 
@@ -53,6 +55,26 @@ class CurriculumCallback(TrainerCallback):
             control.should_evaluate = True
         if step >= self.stop_step:
             control.should_training_stop = True
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Every rank has the same scores and comes to the same verdict; rank 0 writes it down."""
+        step, ranks, gates = state.global_step, self.trainer.ranks, self.gates
+        if not gates.gates or step not in self.stage_ends and not gates.lack_scores(step):
+            return
+        ranks.first_writes(lambda: save_scores(self.trainer.run, step, self.trainer.scores))
+        stage = gates.stage_ending(step)
+        if stage is None:
+            return
+        findings = gates.judge(step, self.trainer.scores)
+        gates.record(step, findings)
+        ranks.first_writes(gates.write)
+        if ranks.is_first:
+            for finding in findings:
+                say(f"gate of {stage}: {finding.sentence()}")
+        if gates.failed_at(step):
+            self.trainer.stop(GATE_FAILED)
 
 
 class StopSignals(TrainerCallback):

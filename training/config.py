@@ -27,6 +27,7 @@ from yxanul.data.stages import read_stages
 from yxanul.strict_yaml import parse_assignments, read_yaml
 from yxanul.training.cast import cast, check_limits
 from yxanul.training.dotted import assign, flatten
+from yxanul.training.gates import Gate, read_gate
 from yxanul.training.training_arguments_fields import ACCEPTED, OTHER_WORDS, accept, field_types
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ class RunConfig:
     document_mask: bool = setting("a token sees its own document alone", False)
     seed: int = setting("of the weights, the data's order and dropout", 1, at_least=0, at_most=2**32 - 1)
 
+    optimizer: str = setting("adamw, or muon for the layers' matrices", "adamw", choices=("adamw", "muon"))
     learning_rate: float = setting("the peak", 1e-3, above=0)
+    matrix_learning_rate: float | None = setting("of muon's matrices (default: learning_rate)", None, above=0)
     lr_scheduler_type: str = setting(", ".join(SCHEDULES), "warmup_stable_decay", choices=SCHEDULES)
     warmup_steps: int = setting("whole steps, not a share; or", 0, at_least=0)
     warmup_tokens: int | None = setting("tokens", None, at_least=0)
@@ -96,9 +99,18 @@ class RunConfig:
 
     def plan(self) -> Plan:
         try:
-            return Plan(read_stages(self.stages, Path(), other_keys=STAGE_LEARNING_KEYS))
+            return Plan(read_stages(self.stages, Path(), other_keys=(*STAGE_LEARNING_KEYS, "gate")))
         except BadInput as error:
             raise self.wrong(error) from None
+
+    def gates(self) -> dict[str, Gate]:
+        """Of the stages that have one, by their names."""
+        domains = list(self.validation)
+        gated = {str(stage["name"]): stage["gate"] for stage in self.stages if "gate" in stage}
+        try:
+            return {name: read_gate(entry, name, domains) for name, entry in gated.items()}
+        except BadInput as error:
+            raise self.wrong(str(error)) from None
 
     def shape(self) -> Shape:
         from yxanul.catalog import load_shape
@@ -266,8 +278,6 @@ def _checked_stage(stage: Any, number: int, where: Callable[[str], str]) -> dict
         raise BadInput(f"{where('stages')}: stage {number + 1} must hold 'key: value' lines; it holds {stage!r}.")
     name = stage.get("name", number)
     place = f"{where(f'stages.{name}')}: stage {name}"
-    if "gate" in stage:
-        raise BadInput(f"{place}: gates arrive with a later version: leave gate out.")
     return {key: _checked(key, value, place) if key in STAGE_LEARNING_KEYS else value for key, value in stage.items()}
 
 
@@ -286,6 +296,13 @@ def _check_together(config: RunConfig) -> None:
         for name in ("dataloader_persistent_workers", "dataloader_prefetch_factor"):
             if config.training_arguments.get(name):
                 raise config.wrong(f"{name} is about data workers, and there are none: set dataloader_num_workers=1.")
+    config.gates()
+    if config.optimizer == "muon" and config.parallel.startswith("zero"):
+        raise config.wrong(
+            f"optimizer=muon needs whole matrices, {config.parallel} has flat shards: take fsdp2 or adamw."
+        )
+    if config.optimizer != "muon" and config.matrix_learning_rate is not None:
+        raise config.wrong("matrix_learning_rate is muon's: set optimizer=muon, or leave it out.")
     metric = config.metric_for_best_model
     known = ["bits_per_byte"] + [
         f"{domain}_{figure}"

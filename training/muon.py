@@ -33,12 +33,18 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.AdamW):
-    """`matrices` go to Muon at `matrix_lr`; `groups` and `options` are AdamW's."""
+    """`matrices` go to Muon at `matrix_lr` with AdamW's weight decay; `groups` and `options` are AdamW's."""
 
     def __init__(
-        self, matrices: Iterable[nn.Parameter], groups: list[dict], matrix_lr: float, momentum: float, **options: Any
+        self,
+        matrices: Iterable[nn.Parameter],
+        groups: list[dict],
+        matrix_lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.1,
+        **options: Any,
     ) -> None:
-        own = {"params": list(matrices), "lr": matrix_lr, "momentum": momentum}
+        own = {"params": list(matrices), "lr": matrix_lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__([*groups, own], **options)
 
     @torch.no_grad()
@@ -66,23 +72,31 @@ class Muon(torch.optim.AdamW):
             directions = orthogonalised(stacked) * (ADAMW_RMS * max(shape) ** 0.5)
             size = group["lr"] if kept is None else group["lr"] * kept
             for parameter, direction in zip(parameters, directions, strict=True):
-                parameter.mul_(1 - size * group["weight_decay"])
-                parameter.sub_(_part_of(parameter, direction.to(parameter.dtype)) * size)
+                here = _local(parameter)
+                here.mul_(1 - size * group["weight_decay"])
+                here.sub_(_local(_part_of(parameter, direction.to(parameter.dtype))) * size)
 
     def _momentum_update(self, parameter: nn.Parameter, momentum: float, kept: Tensor | None) -> Tensor:
         """Nesterov's; the whole matrix, also where this rank holds a part. A step that is not kept leaves no trace."""
-        state, gradient = self.state[parameter], parameter.grad
-        assert gradient is not None
+        state = self.state[parameter]
+        assert parameter.grad is not None
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        buffer = state["momentum_buffer"]
-        if kept is None:
-            buffer.lerp_(gradient, 1 - momentum)
-        else:
-            gradient = torch.where(kept, gradient, 0)
-            buffer.lerp_(torch.where(kept, gradient, buffer), 1 - momentum)
+        gradient, buffer = _local(parameter.grad), _local(state["momentum_buffer"])
+        if kept is not None:
+            gradient = torch.where(kept, gradient, buffer)
+        buffer.lerp_(gradient, 1 - momentum)
         update = gradient.lerp(buffer, momentum)
-        return update.full_tensor() if isinstance(update, DTensor) else update
+        if not isinstance(parameter, DTensor):
+            return update
+        mesh, placements = parameter.device_mesh, parameter.placements
+        return DTensor.from_local(
+            update, mesh, placements, shape=parameter.shape, stride=parameter.stride()
+        ).full_tensor()
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def _part_of(parameter: Tensor, whole: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""AdamW with sound groups, and the learning rate of every step as a function of the plan.
+"""The optimizer with sound groups, and the learning rate of every step as a function of the plan.
 
     rate = learning_rates(config, plan)      # rate(0), rate(1), ...: nothing to save, nothing to resume
-    optimizer = adamw(model, config)
+    optimizer = build_optimizer(model, config)
 
 A schedule warms up, stays or falls, and ends near `lr_end` of its peak; no step is wasted at a rate of 0. The run's
 schedule spans the whole plan; a stage that names a key of its own has one over its own steps.
@@ -10,6 +10,7 @@ schedule spans the whole plan; a stage that names a key of its own has one over 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from torch import nn
 from yxanul.bad_input import BadInput
 from yxanul.data.plan import Plan
 from yxanul.training.config import STAGE_LEARNING_KEYS, RunConfig
+from yxanul.training.muon import Muon
 
 
 @dataclass(frozen=True)
@@ -75,18 +77,26 @@ def _schedule(keys: dict, config: RunConfig, plan: Plan, steps: range, where: st
     )
 
 
-def adamw(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
+def build_optimizer(model: Any, config: RunConfig) -> torch.optim.AdamW:
     """Matrices decay. Norms do not, nor do embedding tables, whose rows would shrink whenever they are not met."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    of_layers = {id(parameter) for parameter in model.model.layers.parameters() if parameter.ndim == 2}
+    muons = of_layers if config.optimizer == "muon" else set()
     decaying: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
+    matrices: list[nn.Parameter] = []
     for parameter in model.parameters():
-        (decaying if parameter.ndim >= 2 and id(parameter) not in tables else others).append(parameter)
+        decays = parameter.ndim >= 2 and id(parameter) not in tables
+        (matrices if id(parameter) in muons else decaying if decays else others).append(parameter)
     groups = [{"params": decaying, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        groups,
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        fused=True,  # the fastest on a CPU too, and it can skip a step by a tensor (guard.py)
-    )
+    groups = [group for group in groups if group["params"]]
+    options: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": (config.adam_beta1, config.adam_beta2),
+        "eps": config.adam_epsilon,
+        "fused": True,  # the fastest on a CPU too, and it can skip a step by a tensor (guard.py)
+    }
+    if not matrices:
+        return torch.optim.AdamW(groups, **options)
+    rate = config.matrix_learning_rate or config.learning_rate
+    return Muon(matrices, groups, rate, weight_decay=config.weight_decay, **options)

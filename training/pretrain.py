@@ -4,8 +4,8 @@
     yxanul pretrain demo --out runs/demo --dry-run             # what it would do
     accelerate launch -m yxanul.training.pretrain --config demo --out runs/demo learning_rate=2e-3
 
-Killed or stopped at any moment, the same command goes on. Exit codes: 0 done, 2 bad input, 4 stopped by a signal, 5
-failed with everything saved. Not here: what a recipe may say (config.py), the training itself (trainer.py).
+Killed or stopped at any moment, the same command goes on. Exit codes: 0 done, 2 bad input, 3 a gate failed, 4 stopped
+by a signal, 5 failed with everything saved. Not here: what a recipe may say (config.py), the training (trainer.py).
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 
 from yxanul.bad_input import BadInput
 from yxanul.data.progress import say
-from yxanul.run_folder import DONE, RunFolder
+from yxanul.run_folder import DONE, GATE_FAILED, RunFolder
 from yxanul.training.config import RunConfig, read_config, settings_help
 
 # Read when torch is imported. Waiting OpenMP threads spin by default: on busy cores a step took five times as long
@@ -58,6 +58,8 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
     parser.add_argument("--init-from", metavar="MODEL", help="begin with these weights; Llama-shaped ones too")
     parser.add_argument("--evaluate-only", action="store_true", help="bits per byte of each domain, no training")
     parser.add_argument("--dry-run", action="store_true", help="check the recipe, print the plan, stop")
+    parser.add_argument("--accept-gate", metavar="STAGE", help="go on although that stage's gate failed, and")
+    parser.add_argument("--reason", help="why, for the record")
     parser.add_argument("--force", action="store_true", help="go on in the folder of another recipe's run")
     options = parser.parse_intermixed_args(arguments)
     words = options.words if options.config is None else [options.config, *options.words]
@@ -65,6 +67,8 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
         raise BadInput("a recipe is missing: `yxanul pretrain demo --out runs/demo`.")
     if options.out is None and not options.dry_run:
         raise BadInput("--out is missing: it names the run's folder, such as --out runs/first.")
+    if (options.accept_gate is None) != (options.reason is None):
+        raise BadInput("--accept-gate and --reason belong together: say which gate, and why it does not count.")
     recipe, *assignments = words
     if options.init_from is not None:
         assignments.append(f"init_from={options.init_from}")
@@ -120,6 +124,7 @@ def _dry_run(config: RunConfig, processes: int, out: str | None, force: bool) ->
 def _run(config: RunConfig, options: argparse.Namespace) -> int:
     from yxanul.training import beginning
     from yxanul.training.failures import fail
+    from yxanul.training.gates import Gates
     from yxanul.training.inputs import open_held_out, open_stream
     from yxanul.training.launch.parallel import check_parallel
     from yxanul.training.optimizers import learning_rates
@@ -143,13 +148,23 @@ def _run(config: RunConfig, options: argparse.Namespace) -> int:
         raise BadInput("--evaluate-only has nothing to evaluate on: the recipe names no validation bins.")
     ranks = Ranks(args.ddp_timeout)
     begin = ranks.from_first(begin)  # disks that machines share may show the same folder at different times
+    stages = [(stage.name, steps.start, steps.stop) for stage, steps in plan.stages_and_steps()]
+    gates = Gates(run, config.gates(), stages)
+    if options.accept_gate:
+        gates.accept(options.accept_gate, options.reason)
+        ranks.first_writes(gates.write)
+    failed = gates.failed_at(begin.step)
+    if failed and not options.evaluate_only:
+        if ranks.is_first:
+            say(f"the gate of {failed} failed; --accept-gate {failed} --reason TEXT goes on all the same.")
+        return GATE_FAILED
     if begin.is_done and not options.evaluate_only:
         ranks.first_writes(lambda: finish_what_was_cut_off(run, plan, begin))
         if ranks.is_first:
             say(f"{run.path} is done: step {begin.step:,} of {begin.stop_step:,}.")
         return DONE
     try:
-        session = Session(config, run, args, ranks, stream, held_out, begin)
+        session = Session(config, run, args, ranks, stream, held_out, begin, gates)
         return session.evaluate() if options.evaluate_only else session.train()
     except Exception as error:
         return fail(error, ranks)

@@ -15,12 +15,13 @@ from yxanul.data.plan import Plan
 from yxanul.data.progress import say
 from yxanul.data.stream import Stream
 from yxanul.evaluation.bits_per_byte import HeldOut
-from yxanul.run_folder import DONE, FAILED, STOPPED, RunFolder
+from yxanul.run_folder import DONE, FAILED, GATE_FAILED, STOPPED, RunFolder
 from yxanul.training import checkpoints, model
 from yxanul.training.beginning import Beginning, only_run_in, write_beginning
 from yxanul.training.callbacks import CurriculumCallback, Record, StopSignals, cut_metrics
 from yxanul.training.config import RunConfig
 from yxanul.training.console import Console
+from yxanul.training.gates import Gates
 from yxanul.training.inputs import load_fast_tokenizer
 from yxanul.training.loader import MicroBatches
 from yxanul.training.ranks import Ranks
@@ -38,9 +39,10 @@ class Session:
         stream: Stream,
         held_out: dict[str, HeldOut],
         begin: Beginning,
+        gates: Gates | None = None,
     ) -> None:
         disable_progress_bar()
-        self.config, self.run, self.ranks, self.begin = config, run, ranks, begin
+        self.config, self.run, self.ranks, self.begin, self.gates = config, run, ranks, begin, gates or Gates(run)
         self.plan = stream.plan
         built = model.build(config, with_weights=begin.checkpoint is None)
         if begin.checkpoint:
@@ -68,7 +70,7 @@ class Session:
 
     def _train(self, stack: ExitStack) -> int:
         trainer, begin = self.trainer, self.begin
-        trainer.add_callback(CurriculumCallback(trainer, begin.stop_step))
+        trainer.add_callback(CurriculumCallback(trainer, begin.stop_step, self.gates))
         trainer.add_callback(StopSignals(trainer))
         self.ranks.first_writes(self._begin_folder)
         if self.ranks.is_first:
@@ -78,7 +80,7 @@ class Session:
         if checkpoint is None and begin.step > 0:
             checkpoint = trainer.begin_at(begin.step)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if trainer.state.global_step == self.plan.steps and trainer.exit_code != FAILED:
+        if trainer.state.global_step == self.plan.steps and trainer.exit_code not in (FAILED, GATE_FAILED):
             last = self.run.checkpoint(self.plan.steps)
             self.ranks.first_writes(lambda: checkpoints.write_final(last, self.run.final))
             trainer.exit_code = DONE
@@ -122,6 +124,8 @@ class Session:
             say(f"stopped at step {step:,} of {self.plan.steps:,}, saved; the same command goes on.")
         elif code == FAILED:
             say(f"failed at step {step:,}; {self.run.checkpoint(step)} holds the last good weights.")
+        elif code == GATE_FAILED:
+            say(f"a gate is shut at step {step:,}: saved, nothing more is learnt; {self.run.gates} says why.")
         elif step == self.plan.steps:
             say(f"done: {self.run.final} loads with from_pretrained.")
         else:

@@ -28,7 +28,7 @@ from yxanul.training.guard import StepGuard
 from yxanul.training.launch import zero
 from yxanul.training.launch.fsdp2 import group_tied_factors
 from yxanul.training.loader import MicroBatches, loader
-from yxanul.training.optimizers import adamw, learning_rates
+from yxanul.training.optimizers import build_optimizer, learning_rates
 from yxanul.training.ranks import Ranks
 from yxanul.training.training_arguments import resolved_precision
 
@@ -125,7 +125,7 @@ class YxanulTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            self.optimizer = adamw(self.model if model is None else model, self.config)
+            self.optimizer = build_optimizer(self.model if model is None else model, self.config)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

@@ -62,7 +62,7 @@ _REASONS = {
     "publishing is no part of a run": (
         "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision"
     ),
-    "the optimizer is AdamW, fused; others arrive with a later version": "optim optim_args optim_target_modules",
+    "optimizer=adamw or muon says it": "optim optim_args optim_target_modules",
     "give lr_decay and lr_end": "lr_scheduler_kwargs",
     "give save_steps": "save_strategy",
     "give logging_steps": "logging_strategy",

@@ -81,6 +81,20 @@ def test_bf16_is_the_same_under_ddp_fsdp2_and_in_an_evaluation_alone(run):
     assert f"{ddp.lines('eval_bits_per_byte')[-1]['eval_code_loss']:.4f}" in ddp.said()
 
 
+def test_muon_is_the_same_everywhere_and_its_momentum_travels(run):
+    """Under FSDP2 each rank holds a part of a matrix, whose singular values are not the part's."""
+    muon = {"optimizer": "muon", "matrix_learning_rate": 0.01}
+    alone, ddp, fsdp, moved = (run(**muon) for _ in range(4))
+    assert alone() == 0, alone.said()
+    assert ddp(processes=2) == 0, ddp.said()
+    assert fsdp("parallel=fsdp2", processes=2, fsdp2=True) == 0, fsdp.said()
+    assert_close(ddp, alone)
+    assert_close(fsdp, ddp)
+    assert moved(signal={"step": 5, "name": "SIGTERM"}) == 4, moved.said()
+    assert moved("parallel=fsdp2", processes=2, fsdp2=True) == 0, moved.said()
+    assert_close(moved, alone)
+
+
 def test_weights_of_another_run_begin_the_same_run_on_one_process_and_on_two(run, one):
     """Loaded models are in evaluation mode, and so is what DDP wraps."""
     first, second = run(init_from=str(one.folder / "final")), run(init_from=str(one.folder / "final"))

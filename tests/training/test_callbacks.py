@@ -19,12 +19,12 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def flags(small_config):
+def flags(small_config, run):
     """`flags(step, stop_step, eval_steps)`: what is set at a step's end; stages end at 12 and 20."""
 
     def make(step, stop_step=20, **changes):
         config, control = small_config(**changes), TrainerControl()
-        callback = CurriculumCallback(SimpleNamespace(plan=config.plan(), config=config), stop_step)
+        callback = CurriculumCallback(SimpleNamespace(plan=config.plan(), config=config, run=run), stop_step)
         callback.on_step_end(None, TrainerState(global_step=step), control)
         return {name for name, value in vars(control).items() if value}
 

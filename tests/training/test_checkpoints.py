@@ -8,7 +8,7 @@ import torch
 from yxanul.bad_input import BadInput
 from yxanul.run_folder import COMPLETE, RunFolder
 from yxanul.training import checkpoints
-from yxanul.training.optimizers import adamw
+from yxanul.training.optimizers import build_optimizer
 from yxanul.training.ranks import Ranks, WriteFailed
 
 
@@ -23,7 +23,7 @@ def trained(tiny_model, random_ids, small_config):
 
     def make(layout="plain-tied", steps=1, **changes):
         model = tiny_model(layout, **changes).train()
-        optimizer = adamw(model, small_config())
+        optimizer = build_optimizer(model, small_config())
         for number in range(steps):
             learn(model, optimizer, random_ids(seed=number))
         return model, optimizer

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from yxanul.training.guard import KNOWN_AFTER, MEAN_OVER, StepGuard
-from yxanul.training.optimizers import adamw
+from yxanul.training.optimizers import build_optimizer
 
 BAD = [math.nan, math.inf]
 CPU = torch.device("cpu")
@@ -115,7 +115,7 @@ def everything(model, optimizer):
 @pytest.mark.parametrize("spoil", BAD)
 def test_a_bad_step_leaves_weights_moments_and_step_count_to_the_bit(tiny_model, small_config, random_ids, spoil):
     model = tiny_model().train()
-    optimizer = adamw(model, small_config())
+    optimizer = build_optimizer(model, small_config())
     step(model, optimizer, random_ids(), 0.0)
     before = everything(model, optimizer)
     step(model, optimizer, random_ids(seed=1), 1.0, spoil)
@@ -126,7 +126,7 @@ def test_a_bad_step_leaves_weights_moments_and_step_count_to_the_bit(tiny_model,
 
 def test_a_first_step_that_is_bad_leaves_the_weights(tiny_model, small_config, random_ids):
     model = tiny_model().train()
-    optimizer = adamw(model, small_config())
+    optimizer = build_optimizer(model, small_config())
     before = [parameter.detach().clone() for parameter in model.parameters()]
     step(model, optimizer, random_ids(), 1.0, math.nan)
     assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from yxanul.bad_input import BadInput
-from yxanul.training.optimizers import adamw, learning_rates
+from yxanul.training.optimizers import build_optimizer, learning_rates
 
 PEAK = 2e-3
 KINDS = ["constant", "linear", "cosine", "warmup_stable_decay"]
@@ -120,7 +120,7 @@ def groups(tiny_model, small_config):
     def make(layout):
         model = tiny_model(layout)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
-        optimizer = adamw(model, small_config(weight_decay=0.3))
+        optimizer = build_optimizer(model, small_config(weight_decay=0.3))
         assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
         return [[names[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups], names
 

@@ -1,0 +1,73 @@
+"""A stage that fails its gate stops the run on every rank, and no restart walks past it."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def gated(run, bins):
+    """`gated(language, code, **changes)`: the small recipe with a gate at the end of each stage."""
+
+    def make(language, code, **changes):
+        stages = [
+            {
+                "name": "language",
+                "sources": [{"bin": str(bins / "language/train")}],
+                "phases": [{"length": 16, "rows": 16, "steps": 12}],
+                "gate": language,
+            },
+            {
+                "name": "code",
+                "sources": [{"bin": str(bins / "code/train")}],
+                "phases": [{"length": 64, "rows": 4, "steps": 8}],
+                "gate": code,
+            },
+        ]
+        return run(stages=stages, **changes)
+
+    return make
+
+
+def verdicts(run):
+    return json.loads((run.folder / "gates.json").read_text())
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_passed_gates_let_the_run_finish(gated, processes):
+    passing = gated({"falls": 0.02}, {"falls": 0.02, "keeps": 0.05})
+    assert passing(processes=processes) == 0, passing.said()
+    assert [verdict["passed"] for verdict in verdicts(passing).values()] == [True, True]
+    kept, taught = verdicts(passing)["code"]["findings"]
+    assert (kept["domain"], kept["role"], taught["domain"], taught["role"]) == ("language", "kept", "code", "taught")
+    line = next(line for line in passing.lines("eval_code_loss") if line["step"] == 12)
+    assert taught["before"] == pytest.approx(line["eval_code_bits_per_byte"])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_failed_gate_stops_and_stays_stopped_until_it_is_accepted(gated, processes):
+    failing = gated({"falls": 0.9}, {"falls": 0.02})
+    assert failing(processes=processes) == 3, failing.said()
+    assert "gate of language: language" in failing.said() and failing.steps()[-1] == 12
+    assert len(failing.lines()) == 12 and not (failing.folder / "final").exists()
+    assert failing(processes=processes) == 3 and "--accept-gate language" in failing.said()
+    assert len(failing.lines()) == 12
+    accepting = "--accept-gate", "language", "--reason", "a test of gates"
+    assert failing(*accepting, processes=processes) == 0, failing.said()
+    assert verdicts(failing)["language"]["accepted"]["reason"] == "a test of gates"
+    assert len(failing.lines()) == 20
+
+
+def test_a_kill_before_the_save_judges_again(gated):
+    killed = gated({"falls": 0.9}, {"falls": 0.02})
+    assert killed(kill_in_save={"step": 12, "files": 1}) == -9
+    assert killed() == 3 and killed.steps()[-1] == 12
+
+
+def test_a_stage_that_damages_what_was_learnt_is_caught(gated, bins):
+    """So high a rate unlearns everything within eight steps."""
+    damaged = gated({"falls": 0.02}, {"stays": 0.9, "keeps": 0.05})
+    stages = "stages.code.learning_rate=3.0", "stages.code.warmup_steps=0", "skip_above=0"
+    assert damaged(*stages) == 3, damaged.said()
+    kept = verdicts(damaged)["code"]["findings"][0]
+    assert kept["domain"] == "language" and not kept["passed"]
