@@ -3,6 +3,7 @@
 RUN/config.yaml          the resolved recipe, every default written out
     environment.json     versions, devices, command; one entry for each start
     metrics.jsonl        one line for each log, written by process 0
+    gates.json           the verdict on every gated stage; scores/ holds what they rest on
     checkpoints/checkpoint-N/     model, optimizer, state; with COMPLETE in it, or it does not exist
     stages/1-language/   the checkpoint at a stage's end, kept whatever rotation does
     final/               loads with from_pretrained
