@@ -1,7 +1,7 @@
 """Micro-batches by number: any rank and any step at once, so a resume has nothing to read over.
 
 `MicroBatches(...)[n]` would be micro-batch n of this rank, counted from the run's first step. The loader's batch
-sampler is a plain range, which accelerate skips through at 30 million a second.
+sampler is a plain range, which accelerate skips through at 20 million a second.
 """
 
 import signal

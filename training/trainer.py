@@ -57,6 +57,7 @@ class YxanulTrainer(Trainer):
         self._targets_in_step = 0
         self.is_bf16 = resolved_precision(config) == "bf16"
         self._zero: zero.Zero | None = None
+        self._parameters: list[nn.Parameter] = []
         super().__init__(
             model=model, args=args, train_dataset=batches, processing_class=tokenizer, callbacks=callbacks
         )
@@ -102,6 +103,10 @@ class YxanulTrainer(Trainer):
         """The stock method counts all parameters in every micro-batch; catalog.py knows better, when it is asked."""
         return 0
 
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """The stock method looks for the parameters in the whole module tree, in every step."""
+        return self.accelerator.clip_grad_norm_(self._parameters, self.args.max_grad_norm)
+
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Tensor:
         """Called between clipping and the optimizer's step, which skips where `found_inf` is 1."""
         norm = torch.as_tensor(super()._get_grad_norm(model, grad_norm), device=self.args.device)
@@ -139,7 +144,10 @@ class YxanulTrainer(Trainer):
         if self.is_fsdp_enabled:
             group_tied_factors(self.model, self.accelerator)
         if not self.is_deepspeed_enabled:
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+            model, batches = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+            self._parameters = list(model.parameters())  # in the model's order, by which accelerate knows FSDP2's
+            model.zero_grad = self._inner_optimizer.zero_grad  # this, too, would walk the whole tree in every step
+            return model, batches
         if resume_from_checkpoint is not None:
             self._load_from_checkpoint(resume_from_checkpoint)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
