@@ -71,6 +71,7 @@ class RunConfig:
     adam_beta2: float = setting("mean of their squares", 0.95, at_least=0, below=1)
     adam_epsilon: float = setting("added to the root of the latter", 1e-8, above=0)
     max_grad_norm: float = setting("gradients are clipped to it", 1.0, above=0)
+    z_loss: float = setting("weight of the squared log of the softmax's sum, part of the loss", 0.0, at_least=0)
     skip_above: float = setting(
         "skip a step whose gradient norm is this many times the mean; 0: none", 100.0, at_least=0
     )

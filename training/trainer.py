@@ -89,7 +89,8 @@ class YxanulTrainer(Trainer):
         if not self.model.training:  # DDP's wrapper says that it trains, whatever is inside
             model.train()
         with self._autocast():
-            loss: Any = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
+            batch = self._prepare_inputs(inputs) | {"z_loss": self.config.z_loss}
+            loss: Any = self.compute_loss(model, batch, num_items_in_batch=num_items_in_batch)
         self.guard.add_loss(loss.detach())
         options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
         self.accelerator.backward(loss, **options)

@@ -300,3 +300,15 @@ def test_the_resolved_config_has_every_default(done):
     config = yaml.safe_load((done.folder / "config.yaml").read_text())
     assert config["skip_above"] == 100.0 and config["model_config"]["rms_norm_eps"] == 1e-6
     assert config["use_cpu"] is True and config["report_to"] == []
+
+
+def test_z_loss_adds_the_squared_log_of_the_softmax_sum(run, bins):
+    """Of a model that has learnt nothing: all logits are near 0, so the log of the sum is that of the vocabulary."""
+    phases = [{"length": 16, "rows": 16, "steps": 4}]
+    stage = {"name": "one", "sources": [{"bin": str(bins / "code/train")}], "phases": phases}
+    firsts = []
+    for weight in (0.0, 0.01):
+        started = run(z_loss=weight, validation=None, stages=[stage])
+        assert started() == 0
+        firsts.append(started.losses()[0])
+    assert firsts[1] - firsts[0] == pytest.approx(0.01 * math.log(61) ** 2, rel=0.02)
