@@ -63,11 +63,12 @@ class CurriculumCallback(TrainerCallback):
         step, ranks, gates = state.global_step, self.trainer.ranks, self.gates
         if not gates.gates or step not in self.stage_ends and not gates.lack_scores(step):
             return
-        ranks.first_writes(lambda: save_scores(self.trainer.run, step, self.trainer.scores))
+        scores = self.trainer.evidence
+        ranks.first_writes(lambda: save_scores(self.trainer.run, step, scores))
         stage = gates.stage_ending(step)
         if stage is None:
             return
-        findings = gates.judge(step, self.trainer.scores)
+        findings = gates.judge(step, scores)
         gates.record(step, findings)
         ranks.first_writes(gates.write)
         if ranks.is_first:

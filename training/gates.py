@@ -5,10 +5,12 @@
       falls: 0.15           # it must fall by this share of its value before the stage; or
       stays: 0.005          # it may rise by this share
       keeps: 0.03           # every domain learnt earlier may rise by this share of its value after its own stage
+      known: [language]     # domains that the model knew before the run, compared with the model as the run began
+      holds: {hellaswag: 0.02}   # the errors of a zero-shot task may rise by this share of their fewest until now
 
 A change passes when the upper end of its one-sided 95 % interval is within the limit, so a noisy figure fails, and the
-verdict says how much held-out text would do. Earlier domains are compared with their own stage's end, so small losses
-cannot add up. Verdicts go to RUN/gates.json, the scores that they rest on to RUN/scores/.
+verdict says how much held-out text would do. What was learnt earlier is compared with its best, not with the stage
+before, so small losses cannot add up. Verdicts go to RUN/gates.json, the scores that they rest on to RUN/scores/.
 """
 
 import json
@@ -17,7 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -26,10 +28,7 @@ from yxanul.bad_input import BadInput, unknown_name
 from yxanul.data.bin_writer import write_json
 from yxanul.run_folder import RunFolder
 
-if TYPE_CHECKING:  # it brings torch, and a recipe is read without
-    from yxanul.evaluation.bits_per_byte import DomainScore
-
-KEYS = ("domain", "falls", "stays", "keeps")
+KEYS = ("domain", "falls", "stays", "keeps", "known", "holds")
 KEEPS = 0.03
 FEWEST_DOCUMENTS = 8
 NORMAL_95 = 1.6448536269514722
@@ -40,20 +39,35 @@ class Gate:
     domain: str
     limit: float  # of the change, as a share of the value before: below 0 it must fall
     keeps: float
+    known: tuple[str, ...] = ()
+    holds: tuple[tuple[str, float], ...] = ()  # task and share
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Of a domain, its documents' bits and bytes; of a task, its questions' errors and ones."""
+
+    losses: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def figure(self) -> float:
+        """Bits per byte, or the share of errors."""
+        return float(self.losses.sum()) / float(self.weights.sum())
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A domain's change in bits per byte, and what was allowed."""
+    """A domain's change in bits per byte, or a task's in errors, and what was allowed."""
 
     domain: str
-    role: str  # "taught" or "kept"
+    role: str  # "taught", "kept", "known" or "held"
     before: float
     after: float
     upper: float  # end of the interval of the change
     limit: float
     documents: int
-    needed: int | None  # documents that would prove a change of this size; None: no number would
+    needed: int | None  # documents, or questions, that would prove a change of this size; None: no number would
     passed: bool
 
     def sentence(self) -> str:
@@ -82,7 +96,22 @@ def read_gate(entry: dict[str, Any], stage: str, domains: list[str]) -> Gate:
         raise BadInput(f"{where}: give falls or stays, one of them.")
     key = "falls" if "falls" in entry else "stays"
     limit = _share(entry[key], f"{where}, {key}")
-    return Gate(domain, -limit if key == "falls" else limit, _share(entry.get("keeps", KEEPS), f"{where}, keeps"))
+    known, holds = entry.get("known", []), entry.get("holds", {})
+    if not isinstance(known, list) or not isinstance(holds, dict):
+        raise BadInput(f"{where}: known is a list such as [language], holds a mapping such as {{hellaswag: 0.02}}.")
+    for name in known:
+        if name not in domains:
+            raise BadInput(f"{where}, known: {unknown_name('domain of validation', str(name), domains)}")
+    for task in holds:
+        if task in domains:
+            raise BadInput(f"{where}, holds: {task} is a domain of validation, not a task: list it under known.")
+    return Gate(
+        domain,
+        -limit if key == "falls" else limit,
+        _share(entry.get("keeps", KEEPS), f"{where}, keeps"),
+        tuple(known),
+        tuple((str(task), _share(share, f"{where}, holds, {task}")) for task, share in holds.items()),
+    )
 
 
 def _share(value: Any, where: str) -> float:
@@ -95,21 +124,21 @@ def _share(value: Any, where: str) -> float:
     return share
 
 
-def judge(domain: str, role: str, before: "DomainScore", after: "DomainScore", share: float) -> Finding:
+def judge(domain: str, role: str, before: Evidence, after: Evidence, share: float) -> Finding:
     """Paired by document: bits per byte are a ratio of sums, so its error is that of the documents' residuals."""
-    documents, text = after.documents, float(after.bytes)
-    differences = after.document_bits - before.document_bits
+    documents, text = len(after.losses), float(after.weights.sum())
+    differences = after.losses - before.losses
     change = float(differences.sum()) / text
-    residuals = differences - change * after.document_bytes
+    residuals = differences - change * after.weights
     error = math.sqrt(documents / max(1, documents - 1) * float(np.square(residuals).sum())) / text
-    limit = share * before.bits_per_byte
+    limit = share * before.figure
     enough = documents >= FEWEST_DOCUMENTS
     upper = change + student_95(documents - 1) * error if enough else math.inf
     passed = bool(upper <= limit)
     needed = None
     if not passed and change < limit:
         needed = max(FEWEST_DOCUMENTS, math.ceil(documents * (NORMAL_95 * error / (limit - change)) ** 2))
-    return Finding(domain, role, before.bits_per_byte, after.bits_per_byte, upper, limit, documents, needed, passed)
+    return Finding(domain, role, before.figure, after.figure, upper, limit, documents, needed, passed)
 
 
 def student_95(degrees: int) -> float:
@@ -118,10 +147,10 @@ def student_95(degrees: int) -> float:
     return z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v * v)
 
 
-def save_scores(run: RunFolder, step: int, scores: "dict[str, DomainScore]") -> None:
+def save_scores(run: RunFolder, step: int, scores: dict[str, Evidence]) -> None:
     arrays: dict[str, np.ndarray] = {}
-    for domain, score in scores.items():
-        arrays |= {f"{domain}.bits": score.document_bits, f"{domain}.bytes": score.document_bytes}
+    for name, score in scores.items():
+        arrays |= {f"{name}.losses": score.losses, f"{name}.weights": score.weights}
     run.scores.mkdir(exist_ok=True)
     partial = run.scores / f"step-{step}.partial"
     save_file(arrays, partial)
@@ -132,14 +161,14 @@ def _scores_file(run: RunFolder, step: int) -> Path:
     return run.scores / f"step-{step}.safetensors"
 
 
-def load_scores(run: RunFolder, step: int, domain: str) -> "DomainScore":
-    from yxanul.evaluation.bits_per_byte import DomainScore
-
+def load_scores(run: RunFolder, step: int, name: str) -> Evidence:
     file = _scores_file(run, step)
     if not file.exists():
         raise BadInput(f"{file} is missing, and a gate compares with it: start the stage before again (--resume).")
     arrays = load_file(file)
-    return DomainScore(0, math.nan, arrays[f"{domain}.bits"], arrays[f"{domain}.bytes"])
+    if f"{name}.losses" not in arrays:
+        raise BadInput(f"{file} knows nothing of {name}, which a gate compares: start the run again in a new folder.")
+    return Evidence(arrays[f"{name}.losses"], arrays[f"{name}.weights"])
 
 
 class Gates:
@@ -169,23 +198,31 @@ class Gates:
         verdict = self.verdicts.get(name or "")
         return name if verdict and not verdict["passed"] and "accepted" not in verdict else None
 
-    def judge(self, step: int, scores: "dict[str, DomainScore]") -> list[Finding]:
+    def judge(self, step: int, scores: dict[str, Evidence]) -> list[Finding]:
         """Of the stage that ends here; every rank comes to the same verdict."""
         name = self.stage_ending(step)
         assert name is not None
         gate = self.gates[name]
-        begin = next(first for stage, first, _ in self.stages if stage == name)
+        index = [stage for stage, _, _ in self.stages].index(name)
+        begin = self.stages[index][1]
+        # a run that began behind a stage knows the model as it began
+        judged = [first for _, first, _ in self.stages[: index + 1] if _scores_file(self.run, first).exists()]
         findings: list[Finding] = []
-        for stage, first, end in self.stages:
+
+        def compare(domain: str, role: str, at: int, share: float) -> None:
+            findings.append(judge(domain, role, load_scores(self.run, at, domain), scores[domain], share))
+
+        for stage, _, end in self.stages[:index]:
             own = self.gates.get(stage)
-            if stage == name:
-                before = load_scores(self.run, first, gate.domain)
-                findings.append(judge(gate.domain, "taught", before, scores[gate.domain], gate.limit))
-                break
             if own is not None and own.domain != gate.domain:
-                # a run that began behind that stage knows the model as it began
-                before = load_scores(self.run, end if _scores_file(self.run, end).exists() else begin, own.domain)
-                findings.append(judge(own.domain, "kept", before, scores[own.domain], gate.keeps))
+                compare(own.domain, "kept", end if end in judged else begin, gate.keeps)
+        for domain in gate.known:
+            if domain != gate.domain and domain not in [finding.domain for finding in findings]:
+                compare(domain, "known", judged[0], gate.keeps)
+        for task, share in gate.holds:
+            best = min(judged, key=lambda at: load_scores(self.run, at, task).figure)
+            compare(task, "held", best, share)
+        compare(gate.domain, "taught", begin, gate.limit)
         return findings
 
     def record(self, step: int, findings: list[Finding]) -> None:

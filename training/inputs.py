@@ -13,7 +13,9 @@ from yxanul.data.plan import Plan
 from yxanul.data.stream import Stream
 from yxanul.data.tokenizers import load_tokenizer
 from yxanul.evaluation.bits_per_byte import HeldOut
+from yxanul.evaluation.zero_shot import find_task
 from yxanul.training.config import RunConfig
+from yxanul.training.gates import FEWEST_DOCUMENTS
 
 
 def check_inputs(config: RunConfig, plan: Plan, shape: YxanulConfig) -> None:
@@ -64,7 +66,23 @@ def open_held_out(config: RunConfig, plan: Plan, stream: Stream, shape: YxanulCo
             max_tokens=config.validation_tokens,
             document_mask=config.document_mask,
         )
+    _check_gates(config, held_out)
     return held_out
+
+
+def _check_gates(config: RunConfig, held_out: dict[str, HeldOut]) -> None:
+    """With so few documents no change is ever proved, and the run would find out at the end of a stage."""
+    for stage, gate in config.gates().items():
+        for task, _ in gate.holds:
+            find_task(task)
+        for domain in (gate.domain, *gate.known):
+            documents = held_out[domain].documents
+            if documents < FEWEST_DOCUMENTS:
+                raise BadInput(
+                    f"stage {stage}, gate: {config.validation[domain]} gives {documents} held-out documents within "
+                    f"validation_tokens={config.validation_tokens:,}, and a gate needs {FEWEST_DOCUMENTS} at least, a "
+                    "few dozen to prove small changes: raise validation_tokens, or hold out more text."
+                )
 
 
 def _open(folder: str, fingerprint: str | None, shape: YxanulConfig) -> TokenBin:

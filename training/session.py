@@ -15,6 +15,7 @@ from yxanul.data.plan import Plan
 from yxanul.data.progress import say
 from yxanul.data.stream import Stream
 from yxanul.evaluation.bits_per_byte import HeldOut
+from yxanul.evaluation.zero_shot import find_task
 from yxanul.run_folder import DONE, FAILED, GATE_FAILED, STOPPED, RunFolder
 from yxanul.training import checkpoints, model
 from yxanul.training.beginning import Beginning, only_run_in, write_beginning
@@ -51,6 +52,7 @@ class Session:
         batches = MicroBatches(stream, ranks.rank, ranks.count, accumulation, config.document_mask)
         tokenizer = load_fast_tokenizer(config)
         self.trainer = YxanulTrainer(built, args, config, run, ranks, batches, held_out, tokenizer)
+        self.trainer.tasks = {name: find_task(name) for gate in self.gates.gates.values() for name, _ in gate.holds}
         self.trainer.remove_callback(PrinterCallback)
         splits = self.trainer.is_deepspeed_enabled or self.trainer.is_fsdp_enabled
         if config.parallel not in ("auto", "ddp") and not splits:

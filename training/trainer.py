@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -21,9 +22,11 @@ from transformers import Trainer, TrainingArguments
 
 from yxanul.data.progress import say
 from yxanul.evaluation.bits_per_byte import DomainScore, HeldOut, evaluate
+from yxanul.evaluation.zero_shot import Task
 from yxanul.run_folder import FAILED, RunFolder
 from yxanul.training import checkpoints
 from yxanul.training.config import RunConfig
+from yxanul.training.gates import Evidence
 from yxanul.training.guard import StepGuard
 from yxanul.training.launch import zero
 from yxanul.training.launch.fsdp2 import group_tied_factors
@@ -54,6 +57,8 @@ class YxanulTrainer(Trainer):
         self.tokens = 0  # targets that were trained on, padding not counted
         self.exit_code = 0
         self.scores: dict[str, DomainScore] = {}
+        self.tasks: dict[str, Task] = {}  # zero-shot ones that a gate watches
+        self.evidence: dict[str, Evidence] = {}
         self._targets_in_step = 0
         self.is_bf16 = resolved_precision(config) == "bf16"
         self._zero: zero.Zero | None = None
@@ -241,19 +246,24 @@ class YxanulTrainer(Trainer):
         """Exact per domain, whatever the number of processes; the stock loss depends on it."""
         began = time.monotonic()
         metrics: dict[str, float] = {}
+        place: dict[str, Any] = {
+            "device": self.args.device,
+            "rank": self.ranks.rank,
+            "processes": self.ranks.count,
+            "reduce": lambda tensor: self.accelerator.reduce(tensor, "sum"),
+        }
         for domain, held_out in self.held_out.items():
             with self._autocast():
-                score = evaluate(
-                    self.model,
-                    held_out,
-                    device=self.args.device,
-                    rank=self.ranks.rank,
-                    processes=self.ranks.count,
-                    reduce=lambda tensor: self.accelerator.reduce(tensor, "sum"),
-                )
+                score = evaluate(self.model, held_out, **place)
             self.scores[domain] = score
+            self.evidence[domain] = Evidence(score.document_bits, score.document_bytes)
             for name in ("bits_per_byte", "loss", "perplexity", "accuracy"):
                 metrics[f"{metric_key_prefix}_{domain}_{name}"] = getattr(score, name)
+        for task, errors_of in self.tasks.items():
+            with self._autocast():
+                errors = errors_of(self.model, self.processing_class, **place)
+            self.evidence[task] = Evidence(errors, np.ones(len(errors)))
+            metrics[f"{metric_key_prefix}_{task}_errors"] = self.evidence[task].figure
         if metrics:
             mean = sum(score.bits_per_byte for score in self.scores.values()) / len(self.scores)
             metrics[f"{metric_key_prefix}_bits_per_byte"] = mean

@@ -71,3 +71,27 @@ def test_a_stage_that_damages_what_was_learnt_is_caught(gated, bins):
     assert damaged(*stages) == 3, damaged.said()
     kept = verdicts(damaged)["code"]["findings"][0]
     assert kept["domain"] == "language" and not kept["passed"]
+
+
+def test_a_zero_shot_task_is_asked_at_every_stages_end_and_can_shut_the_gate(gated):
+    """Its errors rise from stage to stage, as the trouble of the test wants it."""
+    holding = gated({"falls": 0.02, "holds": {"quiz": 0.1}}, {"falls": 0.02, "keeps": 0.9, "holds": {"quiz": 0.1}})
+    assert holding(quiz={"errors": [0.75, 0.5, 0.6]}) == 3, holding.said()
+    found = verdicts(holding)
+    assert found["language"]["passed"] and not found["code"]["passed"]
+    assert {finding["domain"]: finding["passed"] for finding in found["code"]["findings"]} == {
+        "language": True,
+        "quiz": False,
+        "code": True,
+    }
+    assert [line["eval_quiz_errors"] for line in holding.lines("eval_quiz_errors")] == [0.75, 0.5, 0.6]
+
+
+def test_a_task_that_nobody_brings_is_refused_before_any_work(gated):
+    missing = gated({"falls": 0.02, "holds": {"hellaswag": 0.1}}, {"falls": 0.02})
+    assert missing() == 2 and "zero-shot task hellaswag: this version brings none" in missing.said()
+
+
+def test_a_gate_with_a_handful_of_documents_is_refused_before_any_work(gated):
+    few = gated({"falls": 0.02}, {"falls": 0.02}, validation_tokens=100)
+    assert few() == 2 and "a gate needs 8 at least" in few.said() and not few.folder.exists()

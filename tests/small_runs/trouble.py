@@ -8,6 +8,7 @@ spike: {"steps", "rank"}      it is a million times too large, in a run that jud
 fail_write: {"step"}          the disk is full while that checkpoint is written
 bf16: true                    the precision of a GPU on the CPU, where it is refused for being slow
 fsdp2: true                   FSDP2 on the CPU, which accelerate refuses unless it takes it for a GPU
+quiz: {"errors"}              a zero-shot task `quiz` of 400 questions, the share of errors each time it is asked
 zero: true                    DeepSpeed on the CPU over gloo; stage 3 splits small parameters too
 """
 
@@ -16,11 +17,13 @@ import json
 import os
 import signal
 
+import numpy as np
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
 from yxanul.data.progress import say
+from yxanul.evaluation.zero_shot import TASKS
 from yxanul.training import checkpoints, guard, pretrain, session, trainer
 from yxanul.training.launch import parallel
 from yxanul.training.trainer import YxanulTrainer
@@ -98,6 +101,9 @@ def make_trouble(wanted, rank):
         parallel._zero = splitting_all
     if wanted.get("fsdp2") or wanted.get("zero"):
         parallel.check_parallel = lambda parallel, processes: None
+    if "quiz" in wanted:
+        shares = iter(wanted["quiz"]["errors"])
+        TASKS["quiz"] = lambda model, tokenizer, **place: (np.arange(400) < 400 * next(shares)).astype(float)
     if wanted.get("bf16"):
         trainer.resolved_precision = lambda config: "bf16"
     save_file = checkpoints.save_file

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from yxanul.bad_input import BadInput
-from yxanul.evaluation.bits_per_byte import DomainScore
 from yxanul.run_folder import RunFolder
-from yxanul.training.gates import Gates, judge, load_scores, read_gate, save_scores, student_95
+from yxanul.training.gates import Evidence, Gates, judge, load_scores, read_gate, save_scores, student_95
 
 DOCUMENTS = 60
 
@@ -19,7 +18,7 @@ def score(bits_per_byte=1.0, seed=0, documents=DOCUMENTS, noise=0.0, noise_seed=
     sizes = random.integers(200, 4000, documents)
     hardness = random.normal(1, 0.2, documents).clip(0.3)
     jitter = np.random.default_rng(noise_seed).normal(0, noise, documents)
-    return DomainScore(1, 0.0, sizes * (hardness * bits_per_byte + jitter), sizes)
+    return Evidence(sizes * (hardness * bits_per_byte + jitter), sizes)
 
 
 def test_a_change_and_its_interval_are_those_of_the_documents():
@@ -28,10 +27,10 @@ def test_a_change_and_its_interval_are_those_of_the_documents():
     found = judge("math", "taught", before, after, -0.05)
     random = np.random.default_rng(3)
     drawn = random.integers(0, DOCUMENTS, (20_000, DOCUMENTS))
-    differences = (after.document_bits - before.document_bits)[drawn].sum(1) / before.document_bytes[drawn].sum(1)
+    differences = (after.losses - before.losses)[drawn].sum(1) / before.weights[drawn].sum(1)
     assert found.after - found.before == pytest.approx(differences.mean(), abs=1e-3)
     assert found.upper == pytest.approx(np.quantile(differences, 0.95), abs=2e-3)
-    assert found.limit == pytest.approx(-0.05 * before.bits_per_byte)
+    assert found.limit == pytest.approx(-0.05 * before.figure)
 
 
 @pytest.mark.parametrize("degrees, quantile", [(7, 1.8946), (19, 1.7291), (59, 1.6711), (10**6, 1.6449)])
@@ -84,16 +83,14 @@ def test_a_handful_of_documents_proves_nothing(documents):
 
 def test_what_is_not_a_number_does_not_pass():
     broken = score(1.0)
-    assert not judge(
-        "d", "kept", score(1.0), DomainScore(1, 0.0, broken.document_bits * math.nan, broken.document_bytes), 0.5
-    ).passed
+    assert not judge("d", "kept", score(1.0), Evidence(broken.losses * math.nan, broken.weights), 0.5).passed
 
 
 def test_documents_without_text_count_in_the_sums_alone():
     before, after = score(1.0), score(0.9)
-    bits = np.append(before.document_bits, 3.0), np.append(after.document_bits, 2.0)
-    sizes = np.append(before.document_bytes, 0)
-    found = judge("d", "taught", DomainScore(1, 0.0, bits[0], sizes), DomainScore(1, 0.0, bits[1], sizes), -0.05)
+    bits = np.append(before.losses, 3.0), np.append(after.losses, 2.0)
+    sizes = np.append(before.weights, 0)
+    found = judge("d", "taught", Evidence(bits[0], sizes), Evidence(bits[1], sizes), -0.05)
     assert found.passed and math.isfinite(found.upper)
 
 
@@ -106,6 +103,11 @@ def test_documents_without_text_count_in_the_sums_alone():
         ({"falls": "much"}, "must be a share"),
         ({"falls": 1.5}, "from 0 to below 1"),
         ({"falls": 0.1, "domain": "maths"}, "did you mean math"),
+        ({"falls": 0.1, "known": ["cod"]}, "did you mean code"),
+        ({"falls": 0.1, "known": "code"}, "known is a list"),
+        ({"falls": 0.1, "holds": ["hellaswag"]}, "holds a mapping"),
+        ({"falls": 0.1, "holds": {"hellaswag": "well"}}, "hellaswag must be a share"),
+        ({"falls": 0.1, "holds": {"code": 0.1}}, "code is a domain"),
         (3, "key: value"),
     ],
 )
@@ -130,7 +132,7 @@ def gates(tmp_path):
 
 
 def test_scores_come_back(gates, tmp_path):
-    assert np.array_equal(load_scores(RunFolder(tmp_path), 10, "math").document_bits, score(2.9, seed=5).document_bits)
+    assert np.array_equal(load_scores(RunFolder(tmp_path), 10, "math").losses, score(2.9, seed=5).losses)
     with pytest.raises(BadInput, match="step-20"):
         load_scores(RunFolder(tmp_path), 20, "math")
 
@@ -141,7 +143,7 @@ def test_a_stage_is_judged_by_what_it_teaches_and_by_what_was_learnt_before(gate
         ("language", "kept", False),
         ("math", "taught", True),
     ]
-    assert findings[0].before == pytest.approx(score(2.0).bits_per_byte)  # after its own stage, not at the beginning
+    assert findings[0].before == pytest.approx(score(2.0).figure)  # after its own stage, not at the beginning
 
 
 def test_a_failed_gate_stays_failed_until_somebody_accepts_it_with_a_reason(gates):
@@ -156,3 +158,35 @@ def test_a_failed_gate_stays_failed_until_somebody_accepts_it_with_a_reason(gate
     accepting.write()
     assert gates().failed_at(30) is None
     assert gates().verdicts["math"]["accepted"]["reason"] == "it is a test" and not gates().verdicts["math"]["passed"]
+
+
+def test_what_was_known_before_the_run_is_compared_with_the_model_as_it_began(tmp_path):
+    """In the second stage too: small losses of several stages cannot add up."""
+    run, names = RunFolder(tmp_path), ["old", "one", "two"]
+    entries = {name: read_gate({"falls": 0.05, "keeps": 0.03, "known": ["old"]}, name, names) for name in names[1:]}
+    save_scores(run, 0, {"old": score(1.00), "one": score(3.0), "two": score(3.0)})
+    save_scores(run, 10, {"old": score(1.02), "one": score(2.0), "two": score(3.0)})
+    gates = Gates(run, entries, [("one", 0, 10), ("two", 10, 20)])
+    findings = gates.judge(20, {"old": score(1.04), "one": score(2.0), "two": score(2.0)})
+    assert [(found.domain, found.role, found.passed) for found in findings] == [
+        ("one", "kept", True),
+        ("old", "known", False),
+        ("two", "taught", True),
+    ]
+
+
+def test_a_zero_shot_task_must_hold_against_its_best_stage(tmp_path):
+    def wrong(share, questions=400):
+        errors = (np.arange(questions) < share * questions).astype(float)
+        return {"quiz": Evidence(errors, np.ones(questions)), "text": score(3.0 - share)}
+
+    run = RunFolder(tmp_path)
+    gate = read_gate({"stays": 0.9, "holds": {"quiz": 0.05}}, "text", ["text"])
+    for step, share in ((0, 0.75), (10, 0.50), (20, 0.60)):
+        save_scores(run, step, wrong(share))
+    gates = Gates(run, {"last": gate}, [("first", 0, 10), ("second", 10, 20), ("last", 20, 30)])
+    held = [gates.judge(30, wrong(share))[0] for share in (0.60, 0.50)]
+    assert [(found.domain, found.role, found.before, found.passed) for found in held] == [
+        ("quiz", "held", 0.5, False),
+        ("quiz", "held", 0.5, True),
+    ]
