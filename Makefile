@@ -1,3 +1,4 @@
+# make demo     from nothing to a model, offline   (five minutes of one core)
 # make test     everything that CI runs            make check          ruff (lint, format) and mypy
 # make format   let ruff rewrite the files         make test-upstream  transformers' own model tests, on our model
 # All of them need nothing but Python 3.11 or newer: .venv is made on first use.
@@ -6,7 +7,10 @@ BIN := .venv/bin
 # Two spinning OpenMP threads on two busy cores are slower than one
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: test test-upstream check format
+.PHONY: demo test test-upstream check format
+
+demo: .venv/.ready
+	HF_HUB_OFFLINE=1 $(BIN)/yxanul demo
 
 test: .venv/.ready
 	$(BIN)/python -m pytest

@@ -20,6 +20,7 @@ if not __package__:  # a checkout that is not installed: make its folder the pac
 import sys
 
 VERBS = {
+    "demo": ("yxanul.demo", "the whole way offline in minutes: text, a model, solved problems"),
     "pretrain": ("yxanul.training.pretrain", "train a model from a recipe; stop, move and resume it"),
     "data": ("yxanul.data.data_command", "prepare text as token bins; look into them, verify them"),
     "info": ("yxanul.info", "what a preset or checkpoint is made of: parameters, bytes, FLOPs"),

@@ -79,6 +79,14 @@ class HeldOut:
         positions = restarting_positions(inputs, self._bin.end_of_text_id) if self._document_mask else None
         return HeldOutBatch(inputs, targets, documents, positions)
 
+    def ids(self) -> list[int]:
+        """All of the chosen documents."""
+        return self._read(0, self.tokens).tolist()
+
+    def opening(self, tokens: int) -> list[int]:
+        """Of the first document, behind an end-of-text token."""
+        return [self._bin.end_of_text_id, *self._read(0, min(tokens, int(self._ends[0]))).tolist()]
+
     def _read(self, first: int, last: int) -> np.ndarray:
         """Tokens first .. last - 1 of the chosen documents, from the disk."""
         pieces, document = [], int(np.searchsorted(self._ends, first, "right"))

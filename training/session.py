@@ -26,6 +26,8 @@ from yxanul.training.gates import Gates
 from yxanul.training.inputs import load_fast_tokenizer
 from yxanul.training.loader import MicroBatches
 from yxanul.training.ranks import Ranks
+from yxanul.training.samples import Samples
+from yxanul.training.summary import print_summary
 from yxanul.training.trackers import Trackers
 from yxanul.training.trainer import YxanulTrainer
 
@@ -75,9 +77,11 @@ class Session:
         trainer.add_callback(CurriculumCallback(trainer, begin.stop_step, self.gates))
         trainer.add_callback(StopSignals(trainer))
         self.ranks.first_writes(self._begin_folder)
+        console = None
         if self.ranks.is_first:
             self._say_hello()
-            self._record(stack)
+            console = self._record(stack)
+        trainer.add_callback(Samples(trainer, console.say if console else None))
         checkpoint = begin.checkpoint
         if checkpoint is None and begin.step > 0:
             checkpoint = trainer.begin_at(begin.step)
@@ -110,7 +114,7 @@ class Session:
             checkpoints.keep(begin.checkpoint, self.run.checkpoint(begin.step))  # of a stage's end, or another run
         finish_what_was_cut_off(self.run, self.plan, begin)
 
-    def _record(self, stack: ExitStack) -> None:
+    def _record(self, stack: ExitStack) -> Console:
         stages = [stage.name for stage in self.plan.stages]
         title = f"{self.config.model} on {self.ranks.count} x {self.trainer.args.device.type}"
         console = stack.enter_context(Console(self.plan.steps, self.plan.tokens, stages, title))
@@ -119,9 +123,12 @@ class Session:
         trackers.start()
         stack.callback(trackers.finish)
         self.trainer.add_callback(Record(self.trainer, console, trackers))
+        return console
 
     def _say_goodbye(self) -> None:
         step, code = self.trainer.state.global_step, self.trainer.exit_code
+        if code in (DONE, GATE_FAILED):
+            print_summary(self.run, self.plan, self.trainer.held_out, self.trainer.processing_class)
         if code == STOPPED:
             say(f"stopped at step {step:,} of {self.plan.steps:,}, saved; the same command goes on.")
         elif code == FAILED:
@@ -130,6 +137,7 @@ class Session:
             say(f"a gate is shut at step {step:,}: saved, nothing more is learnt; {self.run.gates} says why.")
         elif step == self.plan.steps:
             say(f"done: {self.run.final} loads with from_pretrained.")
+            say(f"next: yxanul pretrain continue --init-from {self.run.final} --out RUN teaches it a domain of yours.")
         else:
             say(f"this stage is done at step {step:,} of {self.plan.steps:,}; without --stage the run goes on.")
 
