@@ -59,6 +59,8 @@ class Console:
             self.live.update(self._panel(), refresh=True)
         elif not self.live and ("loss" in metrics or scores):
             self.say(self._line(metrics, scores))
+        for alert in metrics.get("alerts", ()):
+            self.say(f"step {metrics['step']}: {alert}")
 
     def say(self, text: str) -> None:
         """A line of its own, above the panel."""

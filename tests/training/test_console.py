@@ -147,3 +147,12 @@ def test_no_thread_is_started(terminal):
     with Console(400, 40_000, STAGES, "demo", terminal(100)) as console:
         console.log(training(10))
         assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("columns", [None, 80])
+def test_an_alert_is_a_line_of_its_own(terminal, columns):
+    stream = terminal(columns) if columns else io.StringIO()
+    with Console(400, 40_000, STAGES, "demo", stream) as console:
+        console.log(training(20, alerts=["gradient norm 40.0 is 12 times its mean"]))
+        console.log(training(21))
+    assert stream.getvalue().count("step 20: gradient norm 40.0 is 12 times its mean") == 1

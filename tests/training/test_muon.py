@@ -95,3 +95,15 @@ def test_no_gradient_no_step():
     weight = torch.nn.Parameter(torch.ones(4, 4))
     Muon([weight], [], 1.0, lr=1e-3, fused=True).step()
     assert torch.equal(weight, torch.ones(4, 4))
+
+
+@pytest.mark.parametrize("width", [64, 128, 256])
+def test_a_rate_changes_a_matrix_by_the_same_share_at_every_width(width):
+    """Why a rate carries over: weights begin with entries of 0.02, and a step at rate r has some of 0.2 r."""
+    torch.manual_seed(0)
+    for shape in (width, width), (3 * width, width), (width // 2, width):
+        weight = torch.nn.Parameter(0.02 * torch.randn(shape))
+        before, weight.grad = weight.detach().clone(), torch.randn(shape)
+        Muon([weight], [], 0.01, weight_decay=0.0, lr=1e-3, fused=True).step()
+        share = float((weight.detach() - before).norm() / before.norm())
+        assert share == pytest.approx(0.2 * 0.01 / 0.02, rel=0.2)
