@@ -12,13 +12,17 @@ import resource
 import subprocess
 import sys
 import time
-from typing import Any
 
+from yxanul.data.builtin import ProblemReader
+from yxanul.data.documents import is_held_out
+from yxanul.data.problems import Problem, generate
 from yxanul.data.progress import say
 from yxanul.run_folder import DONE, RunFolder
 
+HELD_OUT = 0.05  # of recipes/demo.yaml
+TRAINING = ProblemReader("math")  # for its defaults, which the recipe leaves as they are
 ASKED = 40  # problems of a kind
-SHOWN = 4
+SHOWN = 3
 LONGEST_ANSWER = 48  # tokens
 
 
@@ -33,7 +37,7 @@ def main(arguments: list[str]) -> int:
     if code != DONE:
         return code
     final = RunFolder(options.out).final
-    say(f"{final}, loaded by AutoModelForCausalLM in a fresh process, solves problems that were held out:")
+    say(f"{final}, loaded by AutoModelForCausalLM in a fresh process, solves problems that it never saw:")
     solving = subprocess.run([sys.executable, "-m", "yxanul.demo", str(final)])
     used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     seconds = sum(usage.ru_utime + usage.ru_stime for usage in used)
@@ -48,31 +52,36 @@ def solve(final: str) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(final, padding_side="left", trust_remote_code=True)
     model = AutoModelForCausalLM.from_pretrained(final, trust_remote_code=True).eval()
-    for kind in ("math", "reasoning"):
-        problems = held_out_problems(f"bins/demo/{kind}/held_out", tokenizer)
-        prompts = [f"{tokenizer.eos_token}{question}" for question, _ in problems]  # as documents are met in training
+    for about, problems in new_problems().items():
+        # as documents are met in training: behind the end of another
+        prompts = [f"{tokenizer.eos_token}Question: {problem.question}\nAnswer:" for problem in problems]
         batch = tokenizer(prompts, return_tensors="pt", padding=True)
         with torch.inference_mode():
             made = model.generate(**batch, max_new_tokens=LONGEST_ANSWER, do_sample=False)
         texts = tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        solved = [result(text) == result(right) for text, (_, right) in zip(texts, problems, strict=True)]
-        say(f"{kind}: {sum(solved)} of {len(solved)} right")
-        for (question, _), text, is_right in list(zip(problems, texts, solved, strict=True))[:SHOWN]:
-            say(f"  {'right' if is_right else 'wrong'}  {question}{text}".replace("\n", "\n         "))
+        solved = [result(text) == result(problem.answer) for text, problem in zip(texts, problems, strict=True)]
+        say(f"{about}: {sum(solved)} of {len(solved)} right")
+        for problem, text, is_right in list(zip(problems, texts, solved, strict=True))[:SHOWN]:
+            answer = text.strip().replace("\n", " ")
+            say(f"  {problem.question}\n    {answer}  ({'right' if is_right else 'wrong'})")
 
 
-def held_out_problems(folder: str, tokenizer: Any) -> list[tuple[str, str]]:
-    """Question and answer of problems from everywhere in a bin."""
-    from yxanul.data.bins import open_bin
+def new_problems() -> dict[str, list[Problem]]:
+    """None of their questions is in the training text; of some sums neither is the pair of numbers."""
+    sums, reasoning = (unseen(kind, level) for kind, level in (("math", "easy"), ("reasoning", "hard")))
+    return {
+        "sums, new questions": [problem for problem in sums if not is_held_out(problem.group, HELD_OUT)][:ASKED],
+        "reasoning, new questions": reasoning[:ASKED],
+        "sums of two numbers that no training text adds": [
+            problem for problem in sums if is_held_out(problem.group, HELD_OUT)
+        ][:ASKED],
+    }
 
-    token_bin = open_bin(folder)
-    problems = []
-    for number in range(0, token_bin.documents, max(1, token_bin.documents // ASKED)):
-        begin = int(token_bin.document_ends[number - 1]) if number else 0
-        ids = token_bin.read(begin, int(token_bin.document_ends[number])).tolist()
-        question, mark, answer = tokenizer.decode(ids, skip_special_tokens=True).partition("\nAnswer:")
-        problems.append((question + mark, answer))
-    return problems[:ASKED]
+
+def unseen(kind: str, level: str) -> list[Problem]:
+    known = {problem.question for problem in generate(kind, TRAINING.count, TRAINING.seed, level)}
+    others = generate(kind, 50 * ASKED, TRAINING.seed + 1, level)
+    return [problem for problem in others if problem.question not in known]
 
 
 def result(answer: str) -> str:
