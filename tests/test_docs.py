@@ -19,7 +19,10 @@ def blocks(page, language):
     return [block for found, block in zip(fences[::4], fences[1::4], strict=True) if found == language]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/training.md"])
+PAGES = ["README.md", "docs/data.md", "docs/training.md", "docs/recipes.md", "docs/continued-pretraining.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = "".join(blocks(page, "")).splitlines()
@@ -39,7 +42,7 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
 PRETRAIN = re.compile(r"(?:yxanul pretrain|yxanul\.training\.pretrain) (.*)")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/training.md", "docs/clusters.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/training.md", "docs/clusters.md", "docs/recipes.md"])
 def test_runs_that_take_longer_are_planned_as_they_are_written(page, tmp_path, monkeypatch):
     """Blocks of shell commands that need minutes, GPUs or a cluster."""
     monkeypatch.chdir(tmp_path)

@@ -28,13 +28,14 @@ from yxanul.strict_yaml import parse_assignments, read_yaml
 from yxanul.training.cast import cast, check_limits
 from yxanul.training.dotted import assign, flatten
 from yxanul.training.gates import Gate, read_gate
-from yxanul.training.training_arguments_fields import ACCEPTED, OTHER_WORDS, accept, field_types
+from yxanul.training.training_arguments_fields import ACCEPTED, accept, field_types
 
 if TYPE_CHECKING:
     from yxanul.catalog import Shape
 
 SCHEDULES = ("constant", "linear", "cosine", "warmup_stable_decay")
 STAGE_LEARNING_KEYS = ("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_tokens", "lr_decay", "lr_end")
+SCALE_HELP = "the same recipe as a toy: seconds, offline, on built-in text; its figures mean nothing"
 LATER = ("fp8", "te")  # precisions that a later version brings
 
 
@@ -100,9 +101,18 @@ class RunConfig:
 
     def plan(self) -> Plan:
         try:
-            return Plan(read_stages(self.stages, Path(), other_keys=(*STAGE_LEARNING_KEYS, "gate")))
+            plan = Plan(read_stages(self.stages, Path(), other_keys=(*STAGE_LEARNING_KEYS, "gate")))
         except BadInput as error:
             raise self.wrong(error) from None
+        for stage in plan.stages:
+            first, epochs = stage.phases[0], stage.epochs or 0
+            tokens = stage.tokens or int(epochs * sum(source.tokens for source in stage.sources))
+            if 0 < tokens < first.step_tokens:
+                raise self.wrong(
+                    f"stage {stage.name}: its budget of {tokens:,} tokens is less than one step of {first.rows:,} x "
+                    f"{first.length:,} = {first.step_tokens:,}: raise it, or take fewer rows."
+                )
+        return plan
 
     def gates(self) -> dict[str, Gate]:
         """Of the stages that have one, by their names."""
@@ -173,11 +183,16 @@ def settings_help() -> str:
     return "\n".join([*lines, f"and of transformers' TrainingArguments: {', '.join(ACCEPTED)}"])
 
 
-def read_config(recipe: str, assignments: list[str]) -> RunConfig:
+def read_config(recipe: str, assignments: list[str], scale: str | None = None) -> RunConfig:
     """`recipe` is a built-in recipe's name or a YAML file; assignments are `key=value`, with dots to reach inside."""
     file = _recipe_file(recipe)
     changes = parse_assignments(assignments)
     given = read_yaml(file)
+    if scale:  # before the assignments; what is wrong with the recipe itself is said of its own figures
+        from yxanul.training.scale import scaled
+
+        read_config(recipe, []).plan()
+        given = scaled(given, str(file))
     for key, value in changes.items():
         if value is None and f"{key}=" in assignments:
             raise BadInput(f"command line: {key}= is empty: leave it out to keep the default, or write {key}=null.")
@@ -191,7 +206,7 @@ def read_config(recipe: str, assignments: list[str]) -> RunConfig:
     for name, value in given.items():
         if name in SETTINGS:
             values[name] = _checked(name, value, where(name))
-        elif name in field_types() or name in ACCEPTED or name in OTHER_WORDS:
+        elif name in field_types() or name in ACCEPTED:
             argument = accept(name, value, where(name))
             if argument.keys() & values["training_arguments"].keys():
                 raise BadInput(f"{where(name)}: {name} is given under its older and its newer name: leave one out.")
@@ -200,6 +215,8 @@ def read_config(recipe: str, assignments: list[str]) -> RunConfig:
             known = SETTINGS.keys() | field_types().keys()
             near = difflib.get_close_matches(str(name), known, n=1)  # without one, our own settings are list enough
             raise BadInput(f"{where(str(name))}: {unknown_name('setting', str(name), near or SETTINGS)}")
+    if "init_from" in changes and "model" not in changes:  # weights bring their shape
+        values["model"] = values["init_from"]
     values.setdefault("model", values.get("init_from"))
     for name in ("model", "stages"):
         if values.get(name) is None:

@@ -37,7 +37,20 @@ def open_stream(config: RunConfig, plan: Plan, shape: YxanulConfig) -> Stream:
     first, *others = bins.values()
     for other in others:
         _check_same_tokenizer(first, other)
+    _check_origin(config, first)
     return Stream(plan, bins, config.seed)
+
+
+def _check_origin(config: RunConfig, token_bin: TokenBin) -> None:
+    """Weights that a run begins with know the ids of their own tokenizer alone."""
+    if config.init_from is None or not (Path(config.init_from) / "tokenizer.json").exists():
+        return
+    own, theirs = load_tokenizer(config.init_from).fingerprint, token_bin.manifest["tokenizer"]
+    if own != theirs["fingerprint"]:
+        raise BadInput(
+            f"{token_bin.folder} was made with the tokenizer {theirs['name']}, which is not that of init_from="
+            f"{config.init_from}: set tokenizer={config.init_from}, and make bins with it under other names."
+        )
 
 
 def _check_lengths(plan: Plan, shape: YxanulConfig) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from yxanul.catalog import training_flops_per_token
-from yxanul.training.config import RunConfig, read_config, settings_help
+from yxanul.data.progress import say
+from yxanul.training.config import SCALE_HELP, RunConfig, read_config, settings_help
+from yxanul.training.scale import NOTE as SCALE_NOTE
 
 
 def main(arguments: list[str]) -> int:
@@ -24,8 +26,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("recipe", help="a built-in recipe's name, or a YAML file")
     parser.add_argument("assignments", nargs="*", metavar="key=value", help="settings to change first")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args(arguments)
-    config = read_config(options.recipe, options.assignments)
+    parser.add_argument("--scale", choices=["tiny"], help=SCALE_HELP)
+    options = parser.parse_intermixed_args(arguments)
+    if options.scale:
+        say(SCALE_NOTE)
+    config = read_config(options.recipe, options.assignments, options.scale)
     if options.json:
         print(json.dumps(describe(config), indent=2))  # noqa: T201 - the command's output
     else:

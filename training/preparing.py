@@ -7,7 +7,7 @@
 
 What is there is left alone, but its bins must be of the recipe's tokenizer. Killed at any moment, the next start goes
 on. Of several processes on a machine the first prepares and the others wait for it.
-Not here: the work (data/prepare.py, data/tokenizer_command.py).
+Not here: the work (data/prepare.py, data/tokenizer_command.py), what stands in for an entry at toy size (scale.py).
 """
 
 import argparse
@@ -16,15 +16,15 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from yxanul.bad_input import BadInput, unknown_name
 from yxanul.data.bins import find_bins, open_bin
 from yxanul.data.data_command import usable_cores
 from yxanul.data.prepare import prepare
 from yxanul.data.progress import say
+from yxanul.data.sources import open_source
 from yxanul.data.tokenizer_command import DEFAULT_DIGITS, train
 from yxanul.data.tokenizers import load_tokenizer
 from yxanul.training.cast import cast, check_limits
@@ -32,45 +32,16 @@ from yxanul.training.launch.processes import environment
 
 TOKENIZER = "tokenizer"
 PATIENCE = 60.0  # seconds in which nobody prepares before a waiting process gives up: they start at different times
-SHARE = {"at_least": 0, "below": 1}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerEntry:
-    """As `yxanul tokenizer train` takes them."""
-
-    kind: str = field(metadata={"choices": sorted(DEFAULT_DIGITS)})
-    vocabulary: int
-    sources: list[str]
-    held_out: float = field(default=0.0, metadata=SHARE)
-    transition: int | None = None
-    digits: str | None = field(default=None, metadata={"choices": ("single", "groups", None)})
-    limit_bytes: int | None = None
-
-    def make(self, folder: Path, tokenizer: str) -> None:
-        train(argparse.Namespace(**self.__dict__, source=self.sources, out=folder))
-
-
-@dataclass(frozen=True, kw_only=True)
-class BinsEntry:
-    """As `yxanul data prepare` takes them."""
-
-    sources: list[str]
-    held_out: float = field(default=0.0, metadata=SHARE)
-    pack: int | None = None
-    min_tokens: int = 0
-    decontaminate: list[str] = field(default_factory=list)
-    strict: bool = False
-
-    def make(self, folder: Path, tokenizer: str) -> None:
-        settings = {name: value for name, value in self.__dict__.items() if name != "sources"}
-        with environment({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}):  # workers are the parallelism
-            manifests = prepare(self.sources, tokenizer, folder, workers=usable_cores(), **settings)
-        counts = [f"{manifest['tokens']:,} tokens {name}" for name, manifest in manifests.items()]
-        say(f"{folder}: {', '.join(counts)}")
-
-
-Entry = TypeVar("Entry", TokenizerEntry, BinsEntry)
+# of an entry: what `yxanul data prepare` takes, or `yxanul tokenizer train`
+ENTRY = {"sources": "list[str]", "held_out": "float"}
+BINS = ENTRY | {"pack": "int", "min_tokens": "int", "decontaminate": "list[str]", "strict": "bool", "stand_in": "str"}
+OF_TOKENIZER = ENTRY | {"kind": "str", "vocabulary": "int", "transition": "int", "digits": "str", "limit_bytes": "int"}
+NEEDED = ("kind", "vocabulary", "sources")
+LIMITS: dict[str, dict[str, Any]] = {
+    "held_out": {"at_least": 0, "below": 1},
+    "kind": {"choices": DEFAULT_DIGITS},
+    "digits": {"choices": ("single", "groups")},
+}
 
 
 def prepare_missing(data: dict[str, Any], tokenizer: str | None) -> None:
@@ -79,10 +50,10 @@ def prepare_missing(data: dict[str, Any], tokenizer: str | None) -> None:
         return
     if tokenizer is None:
         raise BadInput("data: bins need a tokenizer: set `tokenizer` to its folder or its name.")
-    entries: dict[Path, TokenizerEntry | BinsEntry] = {}
+    entries: dict[Path, dict[str, Any]] = {}
     if TOKENIZER in data:  # first, for the bins need it
-        entries[Path(tokenizer)] = _entry(TokenizerEntry, TOKENIZER, data[TOKENIZER])
-    entries |= {Path(name): _entry(BinsEntry, name, given) for name, given in data.items() if name != TOKENIZER}
+        entries[Path(tokenizer)] = checked_entry(TOKENIZER, data[TOKENIZER])
+    entries |= {Path(name): checked_entry(name, given) for name, given in data.items() if name != TOKENIZER}
 
     def missing() -> list[Path]:
         return [folder for folder in entries if not folder.exists()]
@@ -92,47 +63,63 @@ def prepare_missing(data: dict[str, Any], tokenizer: str | None) -> None:
         lock = first.with_name(f"{first.name}.preparing")
         if os.environ.get("LOCAL_RANK", "0") == "0":
             with _locked(lock):
-                for folder in missing():
-                    with _named(folder):
-                        entries[folder].make(folder, tokenizer)
+                _make({folder: entries[folder] for folder in missing()}, tokenizer)
         else:
             _wait(missing, lock)
     fingerprint = load_tokenizer(tokenizer).fingerprint
     for folder, entry in entries.items():
-        if isinstance(entry, BinsEntry):
-            for token_bin in find_bins(folder):
-                open_bin(token_bin, fingerprint)
+        for token_bin in [] if "kind" in entry else find_bins(folder):
+            open_bin(token_bin, fingerprint)
 
 
-def _entry(kind: type[Entry], name: str, given: Any) -> Entry:
-    where = f"data: {name}"
+def checked_entry(name: str, given: Any) -> dict[str, Any]:
+    where, types = f"data: {name}", OF_TOKENIZER if name == TOKENIZER else BINS
     if not isinstance(given, dict):
         raise BadInput(f"{where} must hold 'key: value' lines; it holds {given!r}.")
-    known = {known.name: known for known in fields(kind)}
     for key in given:
-        if key not in known:
-            raise BadInput(f"{where}: {unknown_name('key', str(key), known)}")
-    for key, about in known.items():
-        if key not in given and about.default is MISSING and about.default_factory is MISSING:
+        if key not in types:
+            raise BadInput(f"{where}: {unknown_name('key', str(key), types)}")
+    for key in NEEDED:
+        if key in types and key not in given:
             raise BadInput(f"{where}: {key} is missing.")
-    values = {key: cast(key, value, _annotation(known[key].type), where) for key, value in given.items()}
-    for key, value in values.items():
-        check_limits(key, value, known[key].metadata, where)
-    return kind(**values)
+    entry = {key: cast(key, value, types[key], where) for key, value in given.items()}
+    for key, value in entry.items():
+        check_limits(key, value, LIMITS.get(key, {}), where)
+    return entry
 
 
-def _annotation(declared: Any) -> str:
-    return declared.__name__ if type(declared) is type else str(declared)
+def _make(entries: dict[Path, dict[str, Any]], tokenizer: str) -> None:
+    for folder, entry in entries.items():  # all that can be wrong is said before hours of work
+        with _named(folder, entry, tokenizer):
+            for spec in entry["sources"]:
+                open_source(spec)
+    for folder, entry in entries.items():
+        say(f"{folder} is not there yet: it is made now.")
+        with _named(folder, entry, tokenizer):
+            if "kind" in entry:
+                unset = dict.fromkeys(("transition", "digits", "limit_bytes"))
+                train(argparse.Namespace(**{"held_out": 0.0} | unset | entry, source=entry["sources"], out=folder))
+                continue
+            settings = {key: value for key, value in entry.items() if key != "stand_in"}
+            with environment({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}):  # workers are parallel
+                manifests = prepare(settings.pop("sources"), tokenizer, folder, workers=usable_cores(), **settings)
+            counts = [f"{manifest['tokens']:,} tokens {name}" for name, manifest in manifests.items()]
+            say(f"{folder}: {', '.join(counts)}")
 
 
 @contextlib.contextmanager
-def _named(folder: Path) -> Iterator[None]:
-    """Says which entry it was whose sources or sizes are wrong."""
-    say(f"{folder} is not there yet: it is made now.")
+def _named(folder: Path, entry: dict[str, Any], tokenizer: str) -> Iterator[None]:
+    """Says which entry it was whose sources or sizes are wrong, and what to do where the Hub is out of reach."""
     try:
         yield
     except BadInput as error:
-        raise BadInput(f"data: {folder}: {error}") from None
+        mend = ""
+        if str(error).startswith("hf:") and "cannot be opened" in str(error):
+            mend = (
+                f" Without a network: make {folder} where there is one, with `yxanul data prepare --tokenizer "
+                f"{tokenizer} --out {folder}` and a --source for each, and copy it here; or run with --scale tiny."
+            )
+        raise BadInput(f"data: {folder}: {error}{mend}") from None
 
 
 @contextlib.contextmanager

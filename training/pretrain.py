@@ -11,11 +11,13 @@ by a signal, 5 failed with everything saved. Not here: what a recipe may say (co
 import argparse
 import os
 import sys
+from dataclasses import replace
 
 from yxanul.bad_input import BadInput
 from yxanul.data.progress import say
 from yxanul.run_folder import DONE, GATE_FAILED, RunFolder
-from yxanul.training.config import RunConfig, read_config, settings_help
+from yxanul.training.config import SCALE_HELP, RunConfig, read_config, settings_help
+from yxanul.training.scale import NOTE as SCALE_NOTE
 
 # Read when torch is imported. Waiting OpenMP threads spin by default: on busy cores a step took five times as long
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
@@ -33,6 +35,11 @@ def main(arguments: list[str]) -> int:
     launched = "WORLD_SIZE" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
     if launched and options.processes:
         raise BadInput("--processes starts processes, and so does this launcher: leave --processes out.")
+    # what can be known before hours of preparing is said before them
+    if all("tokens" in source for stage in config.stages for source in stage.get("sources") or []):
+        config.accumulation(int(os.environ.get("WORLD_SIZE", options.processes or 1)))
+    if config.init_from is not None and not RunFolder(options.out).config.exists():
+        replace(config, model=config.init_from).shape()
     prepare_missing(config.data, config.tokenizer)
     processes = options.processes or (1 if launched else _one_for_each_gpu(config))
     config.accumulation(int(os.environ.get("WORLD_SIZE", processes)))  # refuses rows that do not divide
@@ -57,6 +64,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
     parser.add_argument("--resume", metavar="CHECKPOINT", help="default: the newest complete one")
     parser.add_argument("--init-from", metavar="MODEL", help="begin with these weights; Llama-shaped ones too")
     parser.add_argument("--evaluate-only", action="store_true", help="bits per byte of each domain, no training")
+    parser.add_argument("--scale", choices=["tiny"], help=SCALE_HELP)
     parser.add_argument("--dry-run", action="store_true", help="check the recipe, print the plan, stop")
     parser.add_argument("--accept-gate", metavar="STAGE", help="go on although that stage's gate failed, and")
     parser.add_argument("--reason", help="why, for the record")
@@ -72,7 +80,9 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
     recipe, *assignments = words
     if options.init_from is not None:
         assignments.append(f"init_from={options.init_from}")
-    return options, read_config(recipe, assignments)
+    if options.scale and os.environ.get("RANK", "0") == "0":
+        say(SCALE_NOTE)
+    return options, read_config(recipe, assignments, options.scale)
 
 
 def _above_0(text: str) -> int:

@@ -25,14 +25,15 @@ class Samples(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         trainer, step = self.trainer, state.global_step
-        if trainer.processing_class is None or step == 0:
+        tokenizer: Any = trainer.processing_class
+        if tokenizer is None or step == 0:
             return
         stage = trainer.plan.stages[trainer.plan.at(step - 1).stage_index].name
         domain = stage if stage in trainer.held_out else next(iter(trainer.held_out))
         prompt = trainer.held_out[domain].opening(PROMPT_TOKENS)
         ids = continuation(trainer, prompt)
         if self.show:
-            before, after = (trainer.processing_class.decode(part, skip_special_tokens=True) for part in (prompt, ids))
+            before, after = (tokenizer.decode(part, skip_special_tokens=True) for part in (prompt, ids))
             self.show(f"sample of {domain}: {before!r} -> {after!r}")
 
 

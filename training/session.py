@@ -137,7 +137,10 @@ class Session:
             say(f"a gate is shut at step {step:,}: saved, nothing more is learnt; {self.run.gates} says why.")
         elif step == self.plan.steps:
             say(f"done: {self.run.final} loads with from_pretrained.")
-            say(f"next: yxanul pretrain continue --init-from {self.run.final} --out RUN teaches it a domain of yours.")
+            say(
+                f"next, on text of yours: yxanul pretrain continue --init-from {self.run.final} "
+                f"tokenizer={self.run.final} --out RUN  (docs/continued-pretraining.md)"
+            )
         else:
             say(f"this stage is done at step {step:,} of {self.plan.steps:,}; without --stage the run goes on.")
 

@@ -92,24 +92,6 @@ _REASONS = {
 }
 REFUSED = {name: reason for reason, names in _REASONS.items() for name in names.split()}
 
-# removed from transformers, and words of its neighbours that people bring along -> what to write now
-OTHER_WORDS = {
-    "warmup_ratio": "warmup_steps or warmup_tokens",
-    "evaluation_strategy": "eval_steps",
-    "no_cuda": "use_cpu",
-    "use_mps_device": "use_cpu",
-    "fp16_backend": "precision",
-    "half_precision_backend": "precision",
-    "mixed_precision": "precision",
-    "torchdynamo": "torch_compile_backend",
-    "per_gpu_train_batch_size": "the rows of a phase",
-    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
-    "group_by_length": "the lengths of the phases",
-    "overwrite_output_dir": "--out with a new folder",
-    "logging_dir": "report_to; a run logs into its own folder",
-    "processing_class": "tokenizer",
-}
-
 
 @cache
 def field_types() -> dict[str, str]:
@@ -128,8 +110,6 @@ def accept(name: str, value: Any, where: str) -> dict[str, Any]:
         return {}
     if name in REFUSED:
         raise BadInput(f"{where}: {name} is refused: {REFUSED[name]}.")
-    if name in OTHER_WORDS:
-        raise BadInput(f"{where}: {name} is no word here: give {OTHER_WORDS[name]}.")
     if name not in ACCEPTED:
         raise BadInput(f"{where}: {name} of TrainingArguments is not known here, and would have no effect.")
     new_name = name.replace("gradient_checkpointing", "activation_checkpointing")

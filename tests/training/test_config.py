@@ -11,7 +11,7 @@ from yxanul.bad_input import BadInput
 from yxanul.strict_yaml import read_yaml
 from yxanul.training import config as config_module
 from yxanul.training.config import FREE, SETTINGS, differences, read_config, write_config
-from yxanul.training.training_arguments_fields import ACCEPTED, OTHER_WORDS, REFUSED, field_types
+from yxanul.training.training_arguments_fields import ACCEPTED, REFUSED, field_types
 
 RECIPE = """
 model: tiny
@@ -138,7 +138,7 @@ def test_a_stage_takes_another_kind_of_budget_from_the_command_line(read):
             "eval_strategy is refused: every stage's end is evaluated; give eval_steps for more.",
         ),
         ("bf16: true", "bf16 is refused: give precision."),
-        ("warmup_ratio: 0.1", "warmup_ratio is no word here: give warmup_steps or warmup_tokens."),
+        ("warmup_ratio: 0.1", "unknown setting 'warmup_ratio': did you mean warmup_tokens?"),
         ("dataloader_num_workers: -1", "dataloader_num_workers=-1 must be at least 0."),
         ("torch_compile: 3", "torch_compile=3 must be true or false."),
         (f"{OLDER}: true\nactivation_checkpointing: true", "is given under its older and its newer name"),
@@ -270,6 +270,33 @@ def test_a_run_from_a_checkpoint_reads_as_the_same_run(read, tmp_path, tiny_conf
     assert again.resolved() == config.resolved() and again.resolved()["model_config"]["embedding_rank"] == 16
 
 
+def test_weights_named_on_the_command_line_bring_their_shape(read, tmp_path, tiny_config):
+    tiny_config("factorised-tied").save_pretrained(tmp_path / "checkpoint")
+    begin = f"init_from={tmp_path}/checkpoint"
+    assert read("", begin).shape().config.embedding_rank == 16
+    assert read("", begin, "model=tiny").shape().config.embedding_rank is None
+
+
+@pytest.mark.parametrize(
+    "assignments, budget",
+    [
+        (
+            ["stages.math.steps=null", "stages.math.tokens=1_000"],
+            "stage math: its budget of 1,000 tokens is less than one step of 16 x 64",
+        ),
+        (
+            ["stages.math.steps=null", "stages.math.epochs=1/1000", "stages.math.sources.0.weight=null"]
+            + ["stages.math.sources.1.weight=null", "stages.math.phases.0.rows=32"],
+            "stage math: its budget of 1,200 tokens is less than one step of 32 x 64 = 2,048: raise it, or take fewer",
+        ),
+    ],
+)
+def test_a_budget_below_one_step_is_refused(assignments, budget, read):
+    with pytest.raises(BadInput) as error:
+        read("", *assignments).plan()
+    assert budget in str(error.value), error.value
+
+
 def read_back(config, file):
     write_config(config, file)
     return read_config(str(file), [])
@@ -321,7 +348,6 @@ def test_every_field_of_training_arguments_is_in_one_group():
     installed, decided = set(field_types()), groups[0] | groups[1] | groups[2]
     assert installed <= decided
     assert groups[1] | groups[2] <= installed | CHECKPOINTING, "a name that no supported version has"
-    assert not set(OTHER_WORDS) & (decided | installed)
 
 
 def test_accepted_fields_are_cast_and_take_the_installed_name(read):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,6 +70,15 @@ def test_a_held_out_bin_of_another_tokenizer(refused, bins, tmp_path):
 def test_bins_of_another_tokenizer_than_the_recipes(refused, tokenizer):
     message = refused(tokenizer=str(tokenizer))
     assert "train was made with another tokenizer (made-up, fingerprint 0000000000000000; wanted is" in message
+
+
+def test_bins_of_another_tokenizer_than_that_of_the_weights_to_begin_with(refused, tokenizer, small_shape, tmp_path):
+    from yxanul.configuration_yxanul import YxanulConfig
+
+    YxanulConfig(**small_shape).save_pretrained(tmp_path / "trained")
+    load_fast_tokenizer(SimpleNamespace(tokenizer=str(tokenizer))).save_pretrained(tmp_path / "trained")
+    message = refused(model=None, model_config=None, init_from=str(tmp_path / "trained"))
+    assert f"made-up, which is not that of init_from={tmp_path}/trained: set tokenizer={tmp_path}/trained" in message
 
 
 def test_a_vocabulary_above_the_models(refused, small_shape):

@@ -84,6 +84,18 @@ def test_mistakes_are_named(data, message):
         prepare_missing(data, "bins/tokenizer")
 
 
+HUB = {"sources": ["builtin:math,count=300", "hf:openai/gsm8k,config=main"]}
+
+
+def test_a_data_set_of_the_hub_without_a_network_says_what_to_do(here):
+    """Before anything is made."""
+    with pytest.raises(BadInput) as error:
+        prepare_missing(DATA | {"bins/hub": HUB}, "bins/tokenizer")
+    assert str(error.value).startswith("data: bins/hub: hf:openai/gsm8k cannot be opened: ")
+    assert "`yxanul data prepare --tokenizer bins/tokenizer --out bins/hub`" in str(error.value)
+    assert str(error.value).endswith("or run with --scale tiny.") and not list(here.glob("bins/*"))
+
+
 def test_bins_without_a_tokenizer_are_refused():
     with pytest.raises(BadInput, match="set `tokenizer`"):
         prepare_missing({"bins/math": MATH}, None)
@@ -126,13 +138,12 @@ def test_the_demo_can_be_planned_before_its_data_is_there():
     made = {name for name in config.data if name != "tokenizer"}
     used = [source.name for stage in plan.stages for source in stage.sources] + list(config.validation.values())
     assert {str(pathlib.Path(name).parent) for name in used} == made
-    assert [stage.name for stage in plan.stages] == ["language", "reasoning", "math", "code"]
+    assert sorted(stage.name for stage in plan.stages) == ["code", "language", "math", "reasoning"]
     assert not any(epochs > 1 for index in range(4) for epochs in plan.epochs(index).values())
     for processes in (1, 2, 4):
         plan.check_division(processes, accumulation=1)
     for name, entry in config.data.items():
-        kind = preparing.TokenizerEntry if name == "tokenizer" else preparing.BinsEntry
-        assert preparing._entry(kind, name, entry).held_out == 0.05
+        assert preparing.checked_entry(name, entry)["held_out"] == 0.05
 
 
 @pytest.mark.slow
