@@ -5,16 +5,17 @@ document while duplicates are looked for.
 Not here: making the parts (part_files.py), what is kept when it is interrupted (prepare.py).
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from yxanul.bad_input import BadInput
 from yxanul.data.bin_writer import BinWriter, PackedBinWriter
-from yxanul.data.part_files import DIGEST, DIGESTS, DOCUMENT, RECORDS, TOKENS, Job, read_counts
+from yxanul.data.part_files import COUNTS, DIGEST, DOCUMENT, RECORDS, TOKENS, Job
 from yxanul.data.progress import Progress
 
 TRAIN, HELD_OUT = "train", "held_out"
@@ -25,12 +26,6 @@ CHUNK_DOCUMENTS, CHUNK_TOKENS = 1 << 14, 1 << 22
 
 class NothingLeft(BadInput):
     """No finished part is worth keeping either."""
-
-
-class _Chunk(NamedTuple):
-    ids: np.ndarray
-    documents: np.ndarray  # of type DOCUMENT
-    digests: np.ndarray
 
 
 def assemble(
@@ -50,19 +45,20 @@ def assemble(
     dropped: Counter[str] = Counter()
     told: dict[str, list[dict[str, Any]]] = {name: [] for name in writers}
     for spec, own in sources:
-        before = {name: _counts(writer) for name, writer in writers.items()}
+        before = {name: writer.counts() for name, writer in writers.items()}
         for part in own:
-            dropped.update(read_counts(part))
-            for chunk in _chunks(part, job.dtype):
-                keep = duplicates.keep(chunk.digests)
+            dropped.update(json.loads((part / COUNTS).read_text(encoding="utf-8")))
+            for documents, ids in _chunks(part, job.dtype):
+                keep = duplicates.keep(documents["digest"])
                 dropped[DUPLICATE] += int(len(keep) - keep.sum())
-                held_out = chunk.documents["held_out"].astype(bool)
-                _add(writers[TRAIN], chunk, keep & ~held_out)
+                held_out = documents["held_out"].astype(bool)
+                _add(writers[TRAIN], documents, ids, keep & ~held_out)
                 if job.held_out:
-                    _add(writers[HELD_OUT], chunk, keep & held_out)
+                    _add(writers[HELD_OUT], documents, ids, keep & held_out)
             progress.end_part()
         for name, writer in writers.items():
-            told[name].append({"spec": spec} | {key: n - before[name][key] for key, n in _counts(writer).items()})
+            own_counts = {key: writer.counts()[key] - before[name][key] for key in ("documents", "tokens", "bytes")}
+            told[name].append({"spec": spec} | own_counts)
     dropped = Counter({reason: count for reason, count in sorted(dropped.items()) if count})
     if not writers[TRAIN].documents:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()) or "nothing"
@@ -80,34 +76,23 @@ def _writer(folder: Path, job: Job, row_length: int | None, shard_tokens: int) -
     return PackedBinWriter(folder, job.dtype, shard_tokens, row_length, job.tokenizer.end_of_text_id)
 
 
-def _counts(writer: BinWriter) -> dict[str, int]:
-    return {"documents": writer.documents, "tokens": writer.tokens, "bytes": writer.bytes}
+def _add(writer: BinWriter, documents: np.ndarray, ids: np.ndarray, keep: np.ndarray) -> None:
+    kept = documents[keep]
+    if len(kept):
+        writer.add_tokens(ids if keep.all() else ids[np.repeat(keep, documents["tokens"])])
+        writer.add_documents(kept["tokens"], kept["bytes"])
 
 
-def _add(writer: BinWriter, chunk: _Chunk, keep: np.ndarray) -> None:
-    documents = chunk.documents[keep]
-    if len(documents):
-        whole = len(documents) == len(keep)
-        writer.add_tokens(chunk.ids if whole else chunk.ids[np.repeat(keep, chunk.documents["tokens"])])
-        writer.add_documents(documents["tokens"], documents["bytes"])
-
-
-def _chunks(part: Path, dtype: np.dtype) -> Iterator[_Chunk]:
-    """A part piece by piece: a few million ids, or one document if that is longer."""
-    with (
-        (part / TOKENS).open("rb") as tokens,
-        (part / RECORDS).open("rb") as records,
-        (part / DIGESTS).open("rb") as own,
-    ):
+def _chunks(part: Path, dtype: np.dtype) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A part piece by piece, DOCUMENT records and ids: a few million of these, or one document if that is longer."""
+    with (part / TOKENS).open("rb") as tokens, (part / RECORDS).open("rb") as records:
         while len(documents := np.fromfile(records, DOCUMENT, CHUNK_DOCUMENTS)):
-            digests = np.fromfile(own, DIGEST, len(documents))
             ends = np.cumsum(documents["tokens"], dtype=np.int64)
             first = 0
             while first < len(documents):
                 before = int(ends[first - 1]) if first else 0
                 last = max(first + 1, int(np.searchsorted(ends, before + CHUNK_TOKENS, "right")))
-                ids = np.fromfile(tokens, dtype, int(ends[last - 1]) - before)
-                yield _Chunk(ids, documents[first:last], digests[first:last])
+                yield documents[first:last], np.fromfile(tokens, dtype, int(ends[last - 1]) - before)
                 first = last
 
 
@@ -118,14 +103,13 @@ class _Duplicates:
     """
 
     def __init__(self, parts: list[Path]) -> None:
-        files = [part / DIGESTS for part in parts]
-        digests = np.empty(sum(file.stat().st_size for file in files) // DIGEST.itemsize, DIGEST)
-        room = digests.view(np.uint8).data
+        files = [part / RECORDS for part in parts]
+        digests = np.empty(sum(file.stat().st_size for file in files) // DOCUMENT.itemsize, DIGEST)
         filled = 0
         for file in files:
-            with file.open("rb") as handle:
-                while read := handle.readinto(room[filled:]):
-                    filled += read
+            own = np.fromfile(file, DOCUMENT)["digest"]
+            digests[filled : filled + len(own)] = own
+            filled += len(own)
         digests.sort()
         self._repeated = _repeated(digests)
         self._seen = np.zeros(len(self._repeated), bool)

@@ -5,7 +5,6 @@ Not here: where documents come from (assembly.py), the names and types of the fi
 """
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from yxanul.data.bins import BYTES, DOCUMENTS, FORMAT, INDEX_DTYPES, MANIFEST, ROWS, VERSION, token_file
 from yxanul.data.packing import fill_rows, pack
+from yxanul.data.whole_files import write_json
 
 # Ids that are packed together: a multiple of it would pad less, and this is below 0.1 % already
 PACKED_AT_ONCE = 1 << 24
@@ -23,22 +23,28 @@ class BinWriter:
     """Documents come as ids that end with the end-of-text id; how many bytes their text has is told beside them."""
 
     layout: Any = "stream"
+    index_names: tuple[str, ...] = (DOCUMENTS, BYTES)
 
     def __init__(self, folder: Path, dtype: np.dtype, shard_tokens: int) -> None:
         folder.mkdir()
         self._folder, self._dtype, self._shard_tokens = folder, dtype, shard_tokens
-        self._indexes = {name: _HashedFile(folder / name) for name in self._index_names()}
+        self._indexes = {name: _HashedFile(folder / name) for name in self.index_names}
         self._shard: _HashedFile | None = None
         self._files: dict[str, dict[str, Any]] = {}
         self._stored = 0
         self.tokens = self.documents = self.bytes = 0
 
-    def _index_names(self) -> tuple[str, ...]:
-        return (DOCUMENTS, BYTES)
-
     def add_tokens(self, ids: np.ndarray) -> None:
         """Any number of ids, of a document or of many; `add_documents` says later where they end."""
-        self._store(ids)
+        while len(ids):
+            if self._shard is None:
+                self._shard = _HashedFile(self._folder / token_file(len(self._files)))
+            room = self._shard_tokens - self._stored % self._shard_tokens
+            self._shard.write(np.ascontiguousarray(ids[:room], self._dtype))
+            self._stored += min(room, len(ids))
+            ids = ids[room:]
+            if self._stored % self._shard_tokens == 0:
+                self._close_shard()
 
     def add_documents(self, lengths: np.ndarray, byte_lengths: np.ndarray) -> None:
         """Lengths in tokens, end of text included, of the documents whose ids were added since the last call."""
@@ -51,19 +57,20 @@ class BinWriter:
         """Puts everything on the disk, the manifest last; `facts` are the fields that only the caller knows."""
         if self._shard:
             self._close_shard()
-        files = self._files | {name: index.close() for name, index in self._indexes.items()}
-        counts = {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes} | self._more_counts()
-        manifest = (
-            {"format": FORMAT, "version": VERSION, "dtype": self._dtype.name, "layout": self.layout}
-            | counts
-            | facts
-            | {"files": files}
-        )
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "dtype": self._dtype.name,
+            "layout": self.layout,
+            **self.counts(),
+            **facts,
+            "files": self._files | {name: index.close() for name, index in self._indexes.items()},
+        }
         write_json(self._folder / MANIFEST, manifest)
         return manifest
 
-    def _more_counts(self) -> dict[str, int]:
-        return {}
+    def counts(self) -> dict[str, int]:
+        return {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes}
 
     def _count(self, lengths: np.ndarray, byte_lengths: np.ndarray) -> None:
         self.tokens += int(lengths.sum(dtype=np.int64))
@@ -72,17 +79,6 @@ class BinWriter:
 
     def _index(self, name: str, values: np.ndarray) -> None:
         self._indexes[name].write(values.astype(INDEX_DTYPES[name]))
-
-    def _store(self, ids: np.ndarray) -> None:
-        while len(ids):
-            if self._shard is None:
-                self._shard = _HashedFile(self._folder / token_file(len(self._files)))
-            room = self._shard_tokens - self._stored % self._shard_tokens
-            self._shard.write(np.ascontiguousarray(ids[:room], self._dtype))
-            self._stored += min(room, len(ids))
-            ids = ids[room:]
-            if self._stored % self._shard_tokens == 0:
-                self._close_shard()
 
     def _close_shard(self) -> None:
         assert self._shard is not None
@@ -93,6 +89,8 @@ class BinWriter:
 class PackedBinWriter(BinWriter):
     """Collects about 16 million ids of whole documents, packs them into rows, and goes on."""
 
+    index_names = (DOCUMENTS, BYTES, ROWS)
+
     def __init__(self, folder: Path, dtype: np.dtype, shard_tokens: int, row_length: int, end_of_text_id: int) -> None:
         super().__init__(folder, dtype, shard_tokens)
         self.layout = {"packed": row_length}
@@ -100,12 +98,6 @@ class PackedBinWriter(BinWriter):
         self._ids: list[np.ndarray] = []
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self._waiting_tokens = self._rows = 0
-
-    def _index_names(self) -> tuple[str, ...]:
-        return (DOCUMENTS, BYTES, ROWS)
-
-    def _more_counts(self) -> dict[str, int]:
-        return {"rows": self._rows}
 
     def add_tokens(self, ids: np.ndarray) -> None:
         self._ids.append(ids)
@@ -120,7 +112,7 @@ class PackedBinWriter(BinWriter):
     def finish(self, **facts: Any) -> dict[str, Any]:
         if self._waiting:
             self._pack()
-        return super().finish(**facts)
+        return super().finish(rows=self._rows, **facts)
 
     def _pack(self) -> None:
         lengths, byte_lengths = (
@@ -132,7 +124,7 @@ class PackedBinWriter(BinWriter):
         pieces = pack(lengths, self._row_length)
         stored_before = self._stored
         stored = fill_rows(pieces, documents, self._row_length, self._end_of_text_id)
-        self._store(stored.reshape(-1))
+        super().add_tokens(stored.reshape(-1))
         self._rows += len(stored)
         self._index(ROWS, np.bincount(pieces.row, weights=pieces.length))
 
@@ -161,23 +153,3 @@ class _HashedFile:
         os.fsync(self._file.fileno())
         self._file.close()
         return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Whole or not at all."""
-    partial = file.with_name(f"{file.name}.partial")
-    with partial.open("w", encoding="utf-8") as handle:
-        handle.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(file)
-    sync_folder(file.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Puts a folder's names on the disk: after a rename, the new name is there even if the power fails."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

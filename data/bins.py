@@ -24,8 +24,6 @@ from yxanul.bad_input import BadInput
 FORMAT, VERSION = "yxanul-tokens", 1
 MANIFEST, DOCUMENTS, BYTES, ROWS = "manifest.json", "documents.idx", "bytes.idx", "rows.idx"
 INDEX_DTYPES: dict[str, np.dtype] = {DOCUMENTS: np.dtype("<u8"), BYTES: np.dtype("<u4"), ROWS: np.dtype("<u4")}
-MANIFEST_KEYS = ("dtype", "tokenizer", "tokens", "documents", "bytes", "layout", "files")
-HASHED_AT_ONCE = 1 << 22
 
 
 def token_file(number: int) -> str:
@@ -63,15 +61,12 @@ class TokenBin:
         """Ids start .. stop - 1, read-only where they lie in one file."""
         if not 0 <= start <= stop <= self.tokens:
             raise IndexError(f"{self.folder} has {self.tokens:,} tokens; {start:,} to {stop:,} was asked for")
-        number, offset = divmod(start, self._file_tokens)
-        if offset + stop - start <= self._file_tokens:
-            return self._tokens_of(number)[offset : offset + stop - start] if stop > start else np.empty(0, self.dtype)
-        parts = [self._tokens_of(number)[offset:]]
-        parts += [self._tokens_of(whole) for whole in range(number + 1, stop // self._file_tokens)]
-        last = stop % self._file_tokens
-        if last:
-            parts.append(self._tokens_of(stop // self._file_tokens)[:last])
-        return np.concatenate(parts)
+        parts = []
+        while start < stop:
+            number, offset = divmod(start, self._file_tokens)
+            parts.append(self._tokens_of(number)[offset : offset + stop - start])
+            start += len(parts[-1])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts or [np.empty(0, self.dtype)])
 
     def gather(self, starts: np.ndarray, length: int) -> np.ndarray:
         """Pieces of one length as an array (pieces, length): one index array for each file, for many short pieces."""
@@ -102,13 +97,11 @@ class TokenBin:
         return self._mapped(token_file(number), self.dtype)
 
     def _mapped(self, name: str, dtype: np.dtype) -> np.ndarray:
-        mapped = self._maps.get(name)
-        if mapped is None:
+        if name not in self._maps:
             count = self.manifest["files"][name]["bytes"] // dtype.itemsize
             # An empty file cannot be mapped. A plain view, because np.memmap's own slices cost a microsecond each
-            mapped = np.asarray(np.memmap(self.folder / name, dtype, "r")) if count else np.empty(0, dtype)
-            self._maps[name] = mapped
-        return mapped
+            self._maps[name] = np.asarray(np.memmap(self.folder / name, dtype, "r")) if count else np.empty(0, dtype)
+        return self._maps[name]
 
 
 def open_bin(folder: str | Path, tokenizer_fingerprint: str | None = None) -> TokenBin:
@@ -116,33 +109,26 @@ def open_bin(folder: str | Path, tokenizer_fingerprint: str | None = None) -> To
     folder = Path(folder)
     manifest = _read_manifest(folder)
     try:
-        token_bin = _checked(folder, manifest, tokenizer_fingerprint)
+        maker, files = manifest["tokenizer"], manifest["files"]
+        if tokenizer_fingerprint not in (None, maker["fingerprint"]):
+            raise BadInput(
+                f"{folder} was made with another tokenizer ({maker['name']}, fingerprint {maker['fingerprint']}; "
+                f"wanted is {tokenizer_fingerprint}): use that tokenizer, or prepare the text again with this one."
+            )
+        for name, entry in files.items():
+            file = folder / name
+            if not file.is_file():
+                raise _damaged(folder, f"{name} is missing")
+            if (size := file.stat().st_size) != entry["bytes"]:
+                raise _damaged(folder, f"{name} has {size:,} bytes, its manifest says {entry['bytes']:,}")
+        token_bin = TokenBin(folder, manifest)
+        _check_counts(token_bin)
     except BadInput:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # somebody wrote into it
-        raise BadInput(f"{folder / MANIFEST} is damaged ({error!r}); copy or prepare the bin again.") from None
-    return token_bin
-
-
-def _checked(folder: Path, manifest: dict[str, Any], tokenizer_fingerprint: str | None) -> TokenBin:
-    maker = manifest["tokenizer"]
-    if tokenizer_fingerprint is not None and maker["fingerprint"] != tokenizer_fingerprint:
-        raise BadInput(
-            f"{folder} was made with another tokenizer ({maker['name']}, fingerprint {maker['fingerprint']}; wanted "
-            f"is {tokenizer_fingerprint}): use that tokenizer, or prepare the text again with this one."
-        )
-    for name, entry in manifest["files"].items():
-        file = folder / name
-        size = file.stat().st_size if file.is_file() else None
-        if size is None:
-            raise BadInput(f"{folder} is damaged: {name} is missing; copy or prepare the bin again.")
-        if size != entry["bytes"]:
-            raise BadInput(
-                f"{folder} is damaged: {name} has {size:,} bytes, its manifest says {entry['bytes']:,}; copy or "
-                "prepare the bin again."
-            )
-    token_bin = TokenBin(folder, manifest)
-    _check_counts(token_bin)
+    except KeyError as error:
+        raise _damaged(folder / MANIFEST, f"{error.args[0]} is missing") from None
+    except (TypeError, AttributeError, ValueError) as error:  # somebody wrote into it
+        raise _damaged(folder / MANIFEST, repr(error)) from None
     return token_bin
 
 
@@ -160,24 +146,20 @@ def find_bins(folder: str | Path) -> list[Path]:
 def verify_bin(folder: str | Path) -> int:
     """Compares every file with the sha256 in the manifest; returns the bytes read."""
     token_bin = open_bin(folder)
-    read = 0
-    for name, entry in token_bin.manifest["files"].items():
+    files = token_bin.manifest["files"]
+    for name, entry in files.items():
         found = file_digest(token_bin.folder / name)
         if found != entry["sha256"]:
             raise BadInput(
                 f"{folder} was edited or damaged: the sha256 of {name} is {found}, its manifest says "
                 f"{entry['sha256']}; copy or prepare the bin again."
             )
-        read += entry["bytes"]
-    return read
+    return sum(entry["bytes"] for entry in files.values())
 
 
 def file_digest(file: Path) -> str:
-    digest = hashlib.sha256()
     with file.open("rb") as handle:
-        while block := handle.read(HASHED_AT_ONCE):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -188,43 +170,33 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise BadInput(f"{file} is damaged ({error}); copy or prepare the bin again.") from None
+        raise _damaged(file, str(error)) from None
     if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
         raise BadInput(f"{file} is not the manifest of a token bin of version {VERSION}: prepare the text again.")
-    missing = [key for key in MANIFEST_KEYS if key not in manifest]
-    if missing:
-        raise BadInput(f"{file} is damaged: {missing[0]} is missing; copy or prepare the bin again.")
     return manifest
 
 
 def _check_counts(token_bin: TokenBin) -> None:
     """What the manifest says must agree with itself, so that no reader falls off the end of a file."""
     manifest, folder = token_bin.manifest, token_bin.folder
-    maker = manifest["tokenizer"]
-    if not 0 <= maker["end_of_text_id"] < maker["vocabulary_size"]:
-        raise BadInput(
-            f"{folder} is damaged: its end-of-text id is outside of the vocabulary; prepare the text again."
-        )
-    if maker["vocabulary_size"] > np.iinfo(token_bin.dtype).max + 1:
-        raise BadInput(
-            f"{folder} is damaged: {manifest['dtype']} cannot hold the {maker['vocabulary_size']:,} "
-            "ids of its tokenizer; prepare the text again."
+    maker, files = manifest["tokenizer"], manifest["files"]
+    if not 0 <= maker["end_of_text_id"] < maker["vocabulary_size"] <= np.iinfo(token_bin.dtype).max + 1:
+        raise _damaged(
+            folder,
+            f"{manifest['dtype']} cannot hold the {maker['vocabulary_size']:,} ids of its tokenizer, or its end of "
+            f"text, id {maker['end_of_text_id']:,}, is none of them",
         )
     counts = {DOCUMENTS: token_bin.documents, BYTES: token_bin.documents}
-    if token_bin.row_length is None:
-        stored = manifest["tokens"]
-    else:
+    stored = manifest["tokens"]
+    if token_bin.row_length is not None:
         counts[ROWS] = manifest["rows"]
         stored = manifest["rows"] * (token_bin.row_length + 1)
-    files = manifest["files"]
-    wrong = [
-        name
-        for name, count in counts.items()
-        if files.get(name, {}).get("bytes") != count * INDEX_DTYPES[name].itemsize
-    ]
+    wrong = [name for name, count in counts.items() if files[name]["bytes"] != count * INDEX_DTYPES[name].itemsize]
     sizes = [entry["bytes"] for name, entry in files.items() if name.startswith("tokens-")]
     if wrong or stored != token_bin.tokens or len(set(sizes[:-1])) > 1 or sizes[-1:] > sizes[:1]:
-        raise BadInput(
-            f"{folder} is damaged: the counts in its {MANIFEST} do not fit the sizes of its files "
-            f"({', '.join(wrong) or 'tokens'}); copy or prepare the bin again."
-        )
+        what = ", ".join(wrong) or "tokens"
+        raise _damaged(folder, f"the counts in its {MANIFEST} do not fit the sizes of its files ({what})")
+
+
+def _damaged(place: Path, what: str) -> BadInput:
+    return BadInput(f"{place} is damaged: {what}; copy or prepare the bin again.")

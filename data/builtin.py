@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from yxanul.bad_input import BadInput
 from yxanul.data import problems
 from yxanul.data.documents import NOT_UTF8, Chain, Finding, Reader
-from yxanul.data.files import grouped
+from yxanul.data.grouping import grouped
 
 LIBRARY = ("language", "code")
 NAMES = (*LIBRARY, *problems.KINDS)
@@ -50,7 +50,7 @@ class LibraryReader:
     def findings(self) -> Iterator[Finding]:
         for name in self.names:
             try:
-                source = _read(name).decode().replace("\r\n", "\n")
+                source = (_root() / name).read_bytes().decode().replace("\r\n", "\n")
             except UnicodeDecodeError:
                 yield Finding("", name, NOT_UTF8)
                 continue
@@ -79,14 +79,11 @@ class ProblemReader:
     level: str = "hard"
 
     def findings(self) -> Iterator[Finding]:
-        for problem in problems.generate(self.kind, self.count, self.seed, self.level):
-            yield Finding(as_document(self.kind, problem), f"builtin:{self.kind}", group=problem.group)
-
-
-def as_document(kind: str, problem: problems.Problem) -> str:
-    if kind == "instructions":  # as columns.py writes conversations
-        return f"User: {problem.question}\n\nAssistant: {problem.answer}\n\n"
-    return f"Question: {problem.question}\nAnswer: {problem.answer}"
+        for question, answer, group in problems.generate(self.kind, self.count, self.seed, self.level):
+            text = f"Question: {question}\nAnswer: {answer}"
+            if self.kind == "instructions":  # as columns.py writes conversations
+                text = f"User: {question}\n\nAssistant: {answer}\n\n"
+            yield Finding(text, f"builtin:{self.kind}", group=group)
 
 
 def library_readers(domain: str) -> list[Reader]:
@@ -113,7 +110,7 @@ def library_files() -> tuple[LibraryFile, ...]:
     """The library's source files by name; of files with the same content the first."""
     first: dict[str, LibraryFile] = {}
     for name in sorted(_names()):
-        content = _read(name)
+        content = (_root() / name).read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         first.setdefault(digest, LibraryFile(name, len(content), digest))
     if not first:
@@ -129,10 +126,6 @@ def _names() -> Iterator[str]:
 
 def _root() -> Path:
     return Path(sysconfig.get_path("stdlib"))
-
-
-def _read(name: str) -> bytes:
-    return (_root() / name).read_bytes()
 
 
 def prose(source: str) -> str:

@@ -5,7 +5,6 @@ that against the columns there are, once for each file, before any work. Records
 """
 
 import string
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -45,27 +44,26 @@ class Columns:
 
     def resolved(self, kinds: dict[str, str], place: str) -> "Columns":
         """With the column chosen, if none was named; `kinds` says what each column of the file at `place` holds."""
+        there_are = f"there are {', '.join(map(repr, kinds)) or 'none'}"
         for name in self.used():
             if name not in kinds:
-                raise BadInput(f"{place} has no column {name!r}; there are {_listed(kinds)}.")
-        if self.messages:
-            _must_be(LIST, self.messages, kinds, place)
-        if self.template or self.messages:
-            return self
-        column = self.column or _default_column(kinds, place)
-        _must_be(TEXT, column, kinds, place)
-        return replace(self, column=column)
+                raise BadInput(f"{place} has no column {name!r}; {there_are}.")
+        chosen = self
+        if not (self.column or self.template or self.messages):
+            texts = [name for name, kind in kinds.items() if kind == TEXT]
+            if "text" not in kinds and len(texts) != 1:
+                choice = "choose with column=, template= or messages=."
+                raise BadInput(f"{place} has no column 'text'; {there_are}: {choice}")
+            chosen = replace(self, column="text" if "text" in kinds else texts[0])
+        for name, wanted in ((chosen.messages, LIST), (chosen.column, TEXT)):
+            if name and kinds[name] not in (wanted, NULL):
+                raise BadInput(f"column {name!r} of {place} holds {kinds[name]}, not {wanted}; {there_are}.")
+        return chosen
 
     def used(self) -> list[str]:
         """The names of the columns that are read."""
         fields = (field for _, field in template_pieces(self.template))
-        names = [
-            self.column,
-            self.messages,
-            self.score_column,
-            *fields,
-        ]
-        return [name for name in dict.fromkeys(names) if name]
+        return [name for name in dict.fromkeys((self.column, self.messages, self.score_column, *fields)) if name]
 
     def finding(self, record: dict[str, Any], place: str) -> Finding:
         if self.min_score is not None:
@@ -100,13 +98,10 @@ def template_pieces(template: str) -> tuple[tuple[str, str], ...]:
 def _filled(template: str, record: dict[str, Any], place: str) -> Finding:
     text = ""
     for literal, field in template_pieces(template):
-        text += literal
-        if not field:
-            continue
-        value = record.get(field)
+        value = record.get(field) if field else ""
         if not isinstance(value, str | int | float):
             return Finding("", place, EMPTY if value is None else NOT_TEXT)
-        text += str(value)
+        text += f"{literal}{value}"
     return Finding(text, place)
 
 
@@ -122,23 +117,3 @@ def _conversation(messages: Any, place: str) -> Finding:
             case _:
                 return Finding("", place, NOT_TEXT)
     return Finding(text, place)
-
-
-def _default_column(kinds: dict[str, str], place: str) -> str:
-    texts = [name for name, kind in kinds.items() if kind == TEXT]
-    if "text" in kinds:
-        return "text"
-    if len(texts) == 1:
-        return texts[0]
-    raise BadInput(
-        f"{place} has no column 'text'; there are {_listed(kinds)}: choose with column=, template= or messages=."
-    )
-
-
-def _must_be(wanted: str, name: str, kinds: dict[str, str], place: str) -> None:
-    if kinds[name] not in (wanted, NULL):
-        raise BadInput(f"column {name!r} of {place} holds {kinds[name]}, not {wanted}; there are {_listed(kinds)}.")
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names) or "none"

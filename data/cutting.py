@@ -6,7 +6,9 @@ suits any pre-tokenizer, also those that take several line breaks as one token, 
 Not here: documents without such a place, which are encoded whole.
 """
 
+import re
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -15,7 +17,8 @@ from yxanul.data.tokenizers import Tokenizer
 SLICE = 1 << 18  # characters
 LONG = SLICE + SLICE // 2  # a document up to this is one slice
 AROUND = 256  # characters on either side that decide about a cut
-TRIES = 20
+TRIES = 1000  # places that are tried before the rest becomes one slice
+LINE_BREAKS = re.compile(r"(?<!\s)\s*\n")
 DECODED_AT_ONCE = 1 << 18  # ids
 
 
@@ -23,11 +26,8 @@ def cut(text: str, tokenizer: Tokenizer, size: int = SLICE) -> Iterator[str]:
     """Slices of about `size` characters; together they are the text, and their ids are the text's."""
     start = 0
     while len(text) - start > size + size // 2:
-        end = _place_to_cut(text, start + size // 2, start + size, tokenizer)
-        window = start + size
-        while end is None and window < len(text):
-            end = _place_to_cut(text, window, window + size, tokenizer)
-            window += size
+        places = islice(_places(text, start + size), TRIES)
+        end = next((place for place in places if _is_clean(text, place, tokenizer)), None)
         if end is None:
             break
         yield text[start:end]
@@ -35,20 +35,11 @@ def cut(text: str, tokenizer: Tokenizer, size: int = SLICE) -> Iterator[str]:
     yield text[start:]
 
 
-def _place_to_cut(text: str, low: int, high: int, tokenizer: Tokenizer) -> int | None:
-    """The last place in low .. high - 1 where cutting changes no ids: behind a run of line breaks, or before it."""
-    for _ in range(TRIES):
-        line_break = text.rfind("\n", low, high)
-        if line_break < 0:
-            return None
-        before = line_break
-        while before > low and text[before - 1].isspace():
-            before -= 1
-        for place in (line_break + 1, before):
-            if place < len(text) and _is_clean(text, place, tokenizer):
-                return place
-        high = before
-    return None
+def _places(text: str, start: int) -> Iterator[int]:
+    """Behind every run of line breaks, and before it."""
+    for found in LINE_BREAKS.finditer(text, start):
+        yield found.end()
+        yield found.start()
 
 
 def _is_clean(text: str, place: int, tokenizer: Tokenizer) -> bool:
@@ -61,11 +52,10 @@ def decode_long(ids: np.ndarray, tokenizer: Tokenizer) -> str:
     """As `tokenizer.decode` of all the ids, which would take a Python int for each."""
     texts, start = [], 0
     while start < len(ids):
-        stop = min(start + DECODED_AT_ONCE, len(ids))
-        text = tokenizer.decode(ids[start:stop].tolist())
-        while text.endswith("\N{REPLACEMENT CHARACTER}") and stop < min(start + DECODED_AT_ONCE + 8, len(ids)):
-            stop += 1  # a character may be spread over several ids
+        for stop in range(start + DECODED_AT_ONCE, start + DECODED_AT_ONCE + 9):
             text = tokenizer.decode(ids[start:stop].tolist())
+            if stop >= len(ids) or not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                break  # else a character is spread over several ids
         texts.append(text)
         start = stop
     return "".join(texts)

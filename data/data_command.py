@@ -9,6 +9,7 @@ Not here: the work (prepare.py), how sources are written (sources.py), training 
 import argparse
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,35 +17,53 @@ import numpy as np
 from yxanul.bad_input import BadInput
 from yxanul.data.bins import TokenBin, find_bins, open_bin, verify_bin
 from yxanul.data.prepare import prepare
+from yxanul.data.progress import answer
+from yxanul.data.remote import publish
 from yxanul.data.tokenizers import Tokenizer, load_tokenizer
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="yxanul data", description=__doc__.partition("\n")[0], allow_abbrev=False)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for name, (function, about, add_arguments) in VERBS.items():
-        verb = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
-        add_arguments(verb)
-        verb.set_defaults(function=function)
-    options = parser.parse_args(arguments)
-    options.function(options)
+
+    def add(verb: str, function: Callable[..., None], about: str) -> Callable[..., Any]:
+        own = verbs.add_parser(verb, help=about, description=about, allow_abbrev=False)
+        own.set_defaults(function=function)
+        return own.add_argument
+
+    argument = add("prepare", _prepare, "from text to token bins; killed, the same command goes on")
+    source: dict[str, Any] = {"action": "append", "metavar": "SOURCE"}
+    argument(
+        "--source", dest="sources", required=True, help="a path, hf:NAME, raw:FILE, builtin:NAME; again", **source
+    )
+    argument("--tokenizer", required=True, help="a folder, a tokenizer.json, or a name on the Hub")
+    argument("--out", required=True, help="a new folder for the bins train and held_out")
+    argument("--held-out", type=float, default=0.0, help="share of the documents that training never sees")
+    argument("--pack", type=int, metavar="TOKENS", help="whole documents in rows of this length")
+    argument("--workers", type=int, default=usable_cores(), help="processes (default: all cores)")
+    argument("--min-tokens", type=int, default=0, help="drop shorter documents")
+    argument("--decontaminate", default=[], help="evaluation texts; again", **source)
+    argument("--strict", action="store_true", help="stop at the first document that cannot be decoded")
+
+    argument = add("info", _info, "what is in a bin")
+    argument("folder", help="a bin, or what `data prepare` wrote")
+    argument("--json", dest="as_json", action="store_true", help="print the manifests")
+
+    argument = add("verify", _verify, "compare every file of a bin with its sha256")
+    argument("folder", help="a bin, or what `data prepare` wrote")
+
+    argument = add("show", _show, "decode a document, or a row of a packed bin")
+    argument("folder", help="one bin")
+    argument("number", type=int, help="of the document, or of the row of a packed bin, from 0")
+    argument("--tokenizer", help="where the tokenizer is now (default: where it was)")
+
+    argument = add("publish", _publish, "copy a bin to a URL")
+    argument("folder", help="one bin")
+    argument("url", help="where it goes: s3://..., gs://..., anything that fsspec knows")
+
+    options = vars(parser.parse_args(arguments))
+    options.pop("function")(**options)
     return 0
-
-
-def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--source", action="append", required=True, help="a path, hf:NAME, raw:FILE, builtin:NAME; again"
-    )
-    parser.add_argument("--tokenizer", required=True, help="a folder, a tokenizer.json, or a name on the Hub")
-    parser.add_argument("--out", required=True, help="a new folder for the bins train and held_out")
-    parser.add_argument("--held-out", type=float, default=0.0, help="share of the documents that training never sees")
-    parser.add_argument("--pack", type=int, metavar="TOKENS", help="whole documents in rows of this length")
-    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes (default: all cores)")
-    parser.add_argument("--min-tokens", type=int, default=0, help="drop shorter documents")
-    parser.add_argument(
-        "--decontaminate", action="append", default=[], metavar="SOURCE", help="evaluation texts; again"
-    )
-    parser.add_argument("--strict", action="store_true", help="stop at the first document that cannot be decoded")
 
 
 def usable_cores() -> int:
@@ -55,52 +74,40 @@ def usable_cores() -> int:
         return os.cpu_count() or 1
 
 
-def _prepare(options: argparse.Namespace) -> None:
+def _prepare(out: str, **settings: Any) -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # --workers are the parallelism
-    manifests = prepare(
-        options.source,
-        options.tokenizer,
-        options.out,
-        held_out=options.held_out,
-        pack=options.pack,
-        workers=options.workers,
-        min_tokens=options.min_tokens,
-        decontaminate=options.decontaminate,
-        strict=options.strict,
-    )
+    manifests = prepare(out=out, **settings)
     for name, manifest in manifests.items():
-        _print(f"{options.out}/{name}: {_summary(manifest)}")
+        answer(f"{out}/{name}: {_summary(manifest)}")
         if not manifest["documents"]:
-            _print(f"{options.out}/{name} is empty: give more documents, or a larger --held-out.")
+            answer(f"{out}/{name} is empty: give more documents, or a larger --held-out.")
     dropped = [f"{count:,} {reason}" for reason, count in manifests["train"]["dropped"].items()]
-    _print(f"dropped: {', '.join(dropped) or 'nothing'}")
+    answer(f"dropped: {', '.join(dropped) or 'nothing'}")
 
 
-def _info_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="a bin, or what `data prepare` wrote")
-    parser.add_argument("--json", action="store_true", help="print the manifests")
-
-
-def _info(options: argparse.Namespace) -> None:
-    manifests = {str(folder): open_bin(folder).manifest for folder in find_bins(options.folder)}
-    if options.json:
-        _print(json.dumps(manifests, indent=2))
+def _info(folder: str, as_json: bool) -> None:
+    manifests = {str(found): open_bin(found).manifest for found in find_bins(folder)}
+    if as_json:
+        answer(json.dumps(manifests, indent=2))
         return
-    for folder, manifest in manifests.items():
+    for name, manifest in manifests.items():
         maker = manifest["tokenizer"]
         layout = manifest["layout"]
+        if layout != "stream":
+            rows, length = manifest["rows"], layout["packed"]
+            layout = f"{rows:,} rows of {length:,} tokens, {1 - manifest['tokens'] / (rows * length):.3%} padding"
         disk = sum(entry["bytes"] for entry in manifest["files"].values())
-        _print(f"{folder}: {_summary(manifest)}")
-        _print(f"  layout     {layout if layout == 'stream' else _packed_summary(manifest)}")
-        _print(f"  on disk    {disk:,} bytes in {len(manifest['files'])} files, ids as {manifest['dtype']}")
-        _print(
+        answer(f"{name}: {_summary(manifest)}")
+        answer(f"  layout     {layout}")
+        answer(f"  on disk    {disk:,} bytes in {len(manifest['files'])} files, ids as {manifest['dtype']}")
+        answer(
             f"  tokenizer  {maker['name']}, {maker['vocabulary_size']:,} ids, end of text {maker['end_of_text_id']}, "
             f"fingerprint {maker['fingerprint']}"
         )
         for source in manifest.get("source", []):
-            _print(f"  source     {source['spec']}: {source['documents']:,} documents, {source['tokens']:,} tokens")
+            answer(f"  source     {source['spec']}: {source['documents']:,} documents, {source['tokens']:,} tokens")
         for reason, count in manifest.get("dropped", {}).items():
-            _print(f"  dropped    {count:,} {reason} (of the whole corpus)")
+            answer(f"  dropped    {count:,} {reason} (of the whole corpus)")
 
 
 def _summary(manifest: dict[str, Any]) -> str:
@@ -111,63 +118,37 @@ def _summary(manifest: dict[str, Any]) -> str:
     )
 
 
-def _packed_summary(manifest: dict[str, Any]) -> str:
-    places = manifest["rows"] * manifest["layout"]["packed"]
-    padding = 1 - manifest["tokens"] / places
-    return f"{manifest['rows']:,} rows of {manifest['layout']['packed']:,} tokens, {padding:.3%} padding"
+def _verify(folder: str) -> None:
+    for found in find_bins(folder):
+        answer(f"{found}: {verify_bin(found):,} bytes, every sha256 as its manifest says")
 
 
-def _verify_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="a bin, or what `data prepare` wrote")
-
-
-def _verify(options: argparse.Namespace) -> None:
-    for folder in find_bins(options.folder):
-        _print(f"{folder}: {verify_bin(folder):,} bytes, every sha256 as its manifest says")
-
-
-def _show_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="one bin")
-    parser.add_argument("number", type=int, help="of the document, or of the row of a packed bin, from 0")
-    parser.add_argument("--tokenizer", help="where the tokenizer is now (default: where it was)")
-
-
-def _show(options: argparse.Namespace) -> None:
-    manifest = open_bin(options.folder).manifest
+def _show(folder: str, number: int, tokenizer: str | None) -> None:
+    maker = open_bin(folder).manifest["tokenizer"]["name"]
     try:
-        tokenizer = load_tokenizer(options.tokenizer or manifest["tokenizer"]["name"])
+        loaded = load_tokenizer(tokenizer or maker)
     except BadInput as error:
         raise BadInput(f"{error} Say with --tokenizer where the bin's tokenizer is now.") from None
-    token_bin = open_bin(options.folder, tokenizer.fingerprint)
-    is_packed = token_bin.row_length is not None
-    count = token_bin.rows if is_packed else token_bin.documents
-    if not 0 <= options.number < count:
-        what = "rows" if is_packed else "documents"
-        raise BadInput(f"{options.folder} has {count:,} {what}, numbered from 0: there is no {options.number}.")
-    show = show_row if is_packed else show_document
-    _print(show(token_bin, options.number, tokenizer))
+    token_bin = open_bin(folder, loaded.fingerprint)
+    show, count, what = show_document, token_bin.documents, "documents"
+    if token_bin.row_length is not None:
+        show, count, what = show_row, token_bin.rows, "rows"
+    if not 0 <= number < count:
+        raise BadInput(f"{folder} has {count:,} {what}, numbered from 0: there is no {number}.")
+    answer(show(token_bin, number, loaded))
 
 
-def _publish_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="one bin")
-    parser.add_argument("url", help="where it goes: s3://..., gs://..., anything that fsspec knows")
-
-
-def _publish(options: argparse.Namespace) -> None:
-    from yxanul.data.remote import publish
-
-    publish(options.folder, options.url)
-    _print(f"{options.url}: {_summary(open_bin(options.folder).manifest)}")
+def _publish(folder: str, url: str) -> None:
+    publish(folder, url)
+    answer(f"{url}: {_summary(open_bin(folder).manifest)}")
 
 
 def show_document(token_bin: TokenBin, number: int, tokenizer: Tokenizer) -> str:
     start = int(token_bin.document_ends[number - 1]) if number else 0
     stop = int(token_bin.document_ends[number])
-    size = int(token_bin.document_bytes[number])
-    place = (
-        f"[document {number:,} of {token_bin.documents:,}: tokens {start:,} to {stop - 1:,}, {size:,} bytes of text]"
-    )
-    return f"{place}\n{tokenizer.decode(token_bin.read(start, stop).tolist())}"
+    where, size = f"tokens {start:,} to {stop - 1:,}", int(token_bin.document_bytes[number])
+    text = tokenizer.decode(token_bin.read(start, stop).tolist())
+    return f"[document {number:,} of {token_bin.documents:,}: {where}, {size:,} bytes of text]\n{text}"
 
 
 def show_row(token_bin: TokenBin, number: int, tokenizer: Tokenizer) -> str:
@@ -187,16 +168,3 @@ def show_row(token_bin: TokenBin, number: int, tokenizer: Tokenizer) -> str:
         cut = "" if row[stop - 1] == token_bin.end_of_text_id else ", goes on in another row"
         lines += [f"[{begun}places {start - 1:,} to {stop - 2:,}{cut}]", tokenizer.decode(row[start:stop].tolist())]
     return "\n".join(lines + [f"[padding: {token_bin.row_length - real:,}]"])
-
-
-def _print(line: str) -> None:
-    print(line)  # noqa: T201 - the command line speaks here
-
-
-VERBS = {
-    "prepare": (_prepare, "from text to token bins; killed, the same command goes on", _prepare_arguments),
-    "info": (_info, "what is in a bin", _info_arguments),
-    "verify": (_verify, "compare every file of a bin with its sha256", _verify_arguments),
-    "show": (_show, "decode a document, or a row of a packed bin", _show_arguments),
-    "publish": (_publish, "copy a bin to a URL", _publish_arguments),
-}

@@ -10,7 +10,6 @@ for the source's name. Not here: datatrove (extra `scale`), its Slurm and Ray ex
 """
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,12 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from yxanul.bad_input import BadInput
-from yxanul.data.assembly import HELD_OUT, TRAIN, assemble
-from yxanul.data.bin_writer import write_json
 from yxanul.data.decontamination import Contaminated
 from yxanul.data.documents import Finding, Part
 from yxanul.data.part_files import Job, Preparer, Task
-from yxanul.data.prepare import PARTS, SETTINGS, SHARD_TOKENS, USED_PARTS, _check
-from yxanul.data.progress import Progress
+from yxanul.data.prepare import PARTS, SETTINGS, SHARD_TOKENS, check, give_name, make_bins
 from yxanul.data.tokenizers import load_tokenizer
+from yxanul.data.whole_files import write_json
 
 SOURCE = "datatrove"  # in the manifest; what was read and filtered stands in datatrove's own logs
 
@@ -56,7 +53,7 @@ class TokenParts(PipelineStep):
         decontaminate: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
-        _check(Path(out), held_out, None, 1, min_tokens)
+        check(Path(out), held_out, None, 1, min_tokens)
         self.parts = _partial(Path(out)) / PARTS
         self.settings: dict[str, Any] = {
             "tokenizer": tokenizer,
@@ -90,7 +87,7 @@ class TokenBins(PipelineStep):
 
     def __init__(self, out: str | Path, pack: int | None = None, shard_tokens: int = SHARD_TOKENS) -> None:
         super().__init__()
-        _check(Path(out), 0.0, pack, 1, 0)
+        check(Path(out), 0.0, pack, 1, 0)
         self.out, self.pack, self.shard_tokens = Path(out).absolute(), pack, shard_tokens
 
     def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
@@ -98,20 +95,10 @@ class TokenBins(PipelineStep):
             raise BadInput(f"TokenBins writes one bin: give its executor tasks=1, not {world_size}.")
         partial = _partial(self.out)
         if (partial / PARTS).exists() or not partial.exists():
-            self._assemble(partial)
-            (partial / PARTS).rename(partial / USED_PARTS)
-        if (partial / USED_PARTS).exists():
-            shutil.rmtree(partial / USED_PARTS)
-        partial.rename(self.out)
-
-    def _assemble(self, partial: Path) -> None:
-        settings, folders = _finished(partial / PARTS)
-        for name in (TRAIN, HELD_OUT):  # of an attempt that was killed
-            shutil.rmtree(partial / name, ignore_errors=True)
-        with Progress("bins", len(folders), 0) as progress:
-            job = _job(settings, None)
-            assemble([(SOURCE, folders)], partial, job, self.pack, self.shard_tokens, progress)
-        write_json(partial / SETTINGS, settings)
+            settings, folders = _finished(partial / PARTS)
+            write_json(partial / SETTINGS, settings)
+            make_bins(partial, [(SOURCE, folders)], _job(settings, None), self.pack, self.shard_tokens)
+        give_name(partial, self.out)
 
 
 def _partial(out: Path) -> Path:

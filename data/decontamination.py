@@ -21,8 +21,13 @@ class Contaminated:
         self.too_short = 0
         self._runs: set[str] = set()
         self._probes: set[str] = set()
-        for source in sources:
-            self._add(source)
+        for part in (part for source in sources for part in open_source(source).parts()):
+            for document in part.documents():
+                words = _words(document.text)
+                self.too_short += len(words) < WORDS_IN_A_ROW
+                if len(words) >= WORDS_IN_A_ROW:
+                    self._runs.update(_runs(words, WORDS_IN_A_ROW))
+                    self._probes.update(_runs(words, PROBE))
         if not self._runs:
             raise BadInput(
                 f"{', '.join(sources)}: no evaluation text has {WORDS_IN_A_ROW} words, nothing to be found again."
@@ -39,15 +44,6 @@ class Contaminated:
     def _run_around(self, words: list[str], probe: int) -> bool:
         first, last = max(0, probe + PROBE - WORDS_IN_A_ROW), min(probe, len(words) - WORDS_IN_A_ROW)
         return any(" ".join(words[start : start + WORDS_IN_A_ROW]) in self._runs for start in range(first, last + 1))
-
-    def _add(self, source: str) -> None:
-        for part in open_source(source).parts():
-            for document in part.documents():
-                words = _words(document.text)
-                self.too_short += len(words) < WORDS_IN_A_ROW
-                if len(words) >= WORDS_IN_A_ROW:
-                    self._runs.update(_runs(words, WORDS_IN_A_ROW))
-                    self._probes.update(_runs(words, PROBE))
 
 
 def _runs(words: list[str], length: int) -> Iterator[str]:

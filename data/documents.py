@@ -121,6 +121,11 @@ class Part:
         return self.reader.tokens()
 
 
+def check_share(held_out: float) -> None:
+    if not 0 <= held_out < 1:
+        raise BadInput(f"--held-out {held_out:g} must be a share from 0 to below 1, such as 0.01.")
+
+
 def held_out_rank(group: str) -> int:
     """A number below 2**64 that belongs to the group for ever, whatever the corpus, the machine and the Python."""
     return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest(), "big")
@@ -128,4 +133,4 @@ def held_out_rank(group: str) -> int:
 
 def is_held_out(group: str, share: float) -> bool:
     """What is held out at one share stays so at every larger one."""
-    return held_out_rank(group) < share * 2**64
+    return share > 0 and held_out_rank(group) < share * 2**64

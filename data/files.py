@@ -9,16 +9,16 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from yxanul.bad_input import BadInput
 from yxanul.data.columns import NULL, Columns, kind_of
-from yxanul.data.documents import Finding
-from yxanul.data.formats import RECORDS, Slice, open_parquet, parquet_kinds, readable, text_findings
+from yxanul.data.documents import Chain
+from yxanul.data.formats import RECORDS, Record, Slice, open_parquet, parquet_kinds, readable
+from yxanul.data.grouping import grouped
 
 PART_BYTES = 64 * 2**20
 RECORD_ENDINGS = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -30,54 +30,17 @@ TEXT_ENDING = re.compile(
 COMPRESSED = (".gz", ".zst")
 COLUMNS_FROM = 100  # records that are looked at to learn which columns a file has
 
-Item = TypeVar("Item")
 
-
-@dataclass(frozen=True)
-class FileSlices:
-    """Reads slices of files one after the other."""
-
-    slices: tuple[Slice, ...]
-    columns: tuple[Columns, ...]  # one for each slice: files of one source may differ
-    split: str = ""
-
-    def findings(self) -> Iterator[Finding]:
-        for piece, columns in zip(self.slices, self.columns, strict=True):
-            with readable(piece.path):
-                if piece.form == "text":
-                    yield from text_findings(piece, self.split)
-                    continue
-                for record, place, problem in RECORDS[piece.form](piece, columns.used()):
-                    yield columns.finding(record, place) if record is not None else Finding("", place, problem)
-
-
-def readers_of(spec: str, paths: list[str], columns: Columns, split: str) -> list[FileSlices]:
+def readers_of(spec: str, paths: list[str], columns: Columns, split: str) -> list[Chain]:
     """The readers of these files, each about PART_BYTES of input."""
     forms = {path: _form(path) for path in paths}
     if columns != Columns() and set(forms.values()) == {"text"}:
         raise BadInput(f"{spec}: columns are of jsonl, json, csv and parquet files; here are text files alone.")
     if split and "text" not in forms.values():
         raise BadInput(f"{spec}: split= cuts text files, and there are none.")
-    chosen = {path: columns if form == "text" else _resolved(path, form, columns) for path, form in forms.items()}
-    slices = [piece for path, form in forms.items() for piece in _cut(path, form, split)]
-    return [
-        FileSlices(group, tuple(chosen[piece.path] for piece in group), split)
-        for group in grouped(slices, lambda piece: piece.bytes, PART_BYTES)
-    ]
-
-
-def grouped(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> list[tuple[Item, ...]]:
-    """Neighbours together until the next would pass the limit; no item is cut."""
-    groups: list[tuple[Item, ...]] = []
-    members: list[Item] = []
-    total = 0
-    for item in items:
-        if members and total + size(item) > limit:
-            groups.append(tuple(members))
-            members, total = [], 0
-        members.append(item)
-        total += size(item)
-    return [*groups, tuple(members)] if members else groups
+    whole = [Slice(path, form, _resolved(path, form, columns), split) for path, form in forms.items()]
+    slices = [piece for file in whole for piece in _cut(file)]
+    return [Chain(tuple(group)) for group in grouped(slices, lambda piece: piece.bytes, PART_BYTES)]
 
 
 def matching_files(location: str) -> list[str]:
@@ -86,9 +49,10 @@ def matching_files(location: str) -> list[str]:
     if os.path.isfile(location):
         return [location]
     if os.path.isdir(location):
-        files = [path for path in _walk(location) if _is_known(_ending(path))]
+        endings = {path: _ending(path) for path in _walk(location)}
+        files = [path for path, end in endings.items() if end in RECORD_ENDINGS or TEXT_ENDING.fullmatch(end)]
         if not files:
-            met = ", ".join(sorted({Path(path).suffix or "(none)" for path in _walk(location)})) or "no files at all"
+            met = ", ".join(sorted({Path(path).suffix or "(none)" for path in endings})) or "no files at all"
             raise BadInput(f"{location} holds no file of a known ending but {met}; name a pattern such as *.foo.")
         return files
     files = sorted(path for path in glob.glob(location, recursive=True) if os.path.isfile(path))
@@ -122,10 +86,6 @@ def _refuse_unlisted(error: OSError) -> None:
     raise BadInput(f"{error.filename} cannot be listed: {error.strerror}.")
 
 
-def _is_known(ending: str) -> bool:
-    return ending in RECORD_ENDINGS or TEXT_ENDING.fullmatch(ending) is not None
-
-
 def _ending(path: str) -> str:
     name = path.lower()
     for compressed in COMPRESSED:
@@ -141,32 +101,31 @@ def _form(path: str) -> str:
 
 
 def _resolved(path: str, form: str, columns: Columns) -> Columns:
+    """The columns of this file: those of one source may differ."""
+    if form == "text":
+        return columns
     if form == "parquet":
         return columns.resolved(parquet_kinds(path), path)
     with readable(path):
-        records = (record for record, _, _ in RECORDS[form](Slice(path, form), []) if record is not None)
+        records = (record for record in RECORDS[form](Slice(path, form, columns)) if isinstance(record, Record))
         kinds: dict[str, str] = {}
-        for record in islice(records, COLUMNS_FROM):
-            kinds |= {name: kind_of(value) for name, value in record.items() if kinds.get(name, NULL) == NULL}
+        for values, _ in islice(records, COLUMNS_FROM):
+            kinds |= {name: kind_of(value) for name, value in values.items() if kinds.get(name, NULL) == NULL}
     return columns.resolved(kinds, path) if kinds else columns  # without records nobody will ask for them
 
 
-def _cut(path: str, form: str, split: str) -> Iterator[Slice]:
-    if form == "parquet":
-        yield from _row_groups(path)
+def _cut(file: Slice) -> Iterator[Slice]:
+    if file.form == "parquet":
+        with open_parquet(file.path) as parquet:
+            groups = [parquet.metadata.row_group(index) for index in range(parquet.metadata.num_row_groups)]
+            sizes = [group.total_byte_size for group in groups]
+        for members in grouped(range(len(sizes)), sizes.__getitem__, PART_BYTES):
+            yield file._replace(start=members[0], stop=members[-1] + 1, bytes=sum(sizes[index] for index in members))
         return
-    size = os.path.getsize(path)
-    by_lines = form == "jsonl" or (form == "text" and split)
-    if not by_lines or path.lower().endswith(COMPRESSED):
-        yield Slice(path, form, 0, None, size)
+    size = os.path.getsize(file.path)
+    by_lines = file.form == "jsonl" or (file.form == "text" and file.split)
+    if not by_lines or file.path.lower().endswith(COMPRESSED):
+        yield file._replace(bytes=size)
         return
-    borders = [*range(0, size, PART_BYTES), size]
-    for start, stop in pairwise(borders):
-        yield Slice(path, form, start, stop, stop - start)
-
-
-def _row_groups(path: str) -> Iterator[Slice]:
-    with open_parquet(path) as file:
-        sizes = [file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups)]
-    for group in grouped(range(len(sizes)), sizes.__getitem__, PART_BYTES):
-        yield Slice(path, "parquet", group[0], group[-1] + 1, sum(sizes[index] for index in group))
+    for start, stop in pairwise([*range(0, size, PART_BYTES), size]):
+        yield file._replace(start=start, stop=stop, bytes=stop - start)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import IO, Any, NamedTuple
 
 from yxanul.bad_input import BadInput
-from yxanul.data.columns import LIST, TEXT
+from yxanul.data.columns import LIST, TEXT, Columns
 from yxanul.data.documents import NOT_A_RECORD, NOT_UTF8, Finding
 
 BYTE_ORDER_MARK = "\ufeff"
@@ -27,15 +27,27 @@ class Slice(NamedTuple):
 
     path: str
     form: str
+    columns: Columns
+    split: str = ""  # of text: "" (a file is a document), "lines" or "blank-lines"
     start: int = 0
     stop: int | None = None
     bytes: int = 0
 
+    def findings(self) -> Iterator[Finding]:
+        with readable(self.path):
+            if self.form == "text":
+                yield from _text_findings(self)
+                return
+            for record in RECORDS[self.form](self):
+                yield record if isinstance(record, Finding) else self.columns.finding(record.values, record.place)
+
 
 class Record(NamedTuple):
-    values: dict[str, Any] | None  # None: there is a problem
+    values: dict[str, Any]
     place: str
-    problem: str = ""
+
+
+Records = Iterator[Record | Finding]
 
 
 def pyarrow_for(what: str) -> Any:
@@ -67,13 +79,12 @@ def open_bytes(path: str) -> IO[bytes]:
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
-def text_findings(piece: Slice, split: str) -> Iterator[Finding]:
-    """`split` is "" (a file is a document), "lines" or "blank-lines"."""
-    if not split:
+def _text_findings(piece: Slice) -> Iterator[Finding]:
+    if not piece.split:
         with open_bytes(piece.path) as file:
             yield _decoded(file.read(), piece.path, 0)
         return
-    for offset, text in (_lines if split == "lines" else _paragraphs)(piece):
+    for offset, text in (_lines if piece.split == "lines" else _paragraphs)(piece):
         yield _decoded(text.rstrip(b"\r\n"), piece.path, offset)
 
 
@@ -112,18 +123,15 @@ def _paragraphs(piece: Slice) -> Iterator[tuple[int, bytes]]:
     lines: list[bytes] = []
     for offset, line in _lines_from(piece.path, piece.start):
         behind = piece.stop is not None and offset >= piece.stop
+        if not line.strip():
+            if lines:
+                yield begun, b"".join(lines)
+            lines, ours = [], not behind
+        elif ours:
+            begun = begun if lines else offset
+            lines.append(line)
         if behind and not ours:
             return
-        if line.strip():
-            if ours:
-                begun = begun if lines else offset
-                lines.append(line)
-            continue
-        if lines:
-            yield begun, b"".join(lines)
-        if behind:
-            return
-        lines, ours = [], True
     if lines:
         yield begun, b"".join(lines)
 
@@ -131,20 +139,24 @@ def _paragraphs(piece: Slice) -> Iterator[tuple[int, bytes]]:
 # --- records ---------------------------------------------------------------------------------------------------------
 
 
-def _jsonl_records(piece: Slice, _: list[str]) -> Iterator[Record]:
+def _jsonl_records(piece: Slice) -> Records:
     for offset, line in _lines(piece):
         found = _decoded(line, piece.path, offset)
         if found.problem:
-            yield Record(None, found.place, found.problem)
+            yield found
             continue
         try:
             values = json.loads(found.text)
         except (ValueError, RecursionError):
             values = None
-        yield Record(values, found.place) if isinstance(values, dict) else Record(None, found.place, NOT_A_RECORD)
+        yield _record(values, found.place)
 
 
-def _json_records(piece: Slice, _: list[str]) -> Iterator[Record]:
+def _record(values: Any, place: str) -> Record | Finding:
+    return Record(values, place) if isinstance(values, dict) else Finding("", place, NOT_A_RECORD)
+
+
+def _json_records(piece: Slice) -> Records:
     with open_bytes(piece.path) as file:
         text = file.read().decode("utf-8-sig", "surrogateescape")
     try:
@@ -157,11 +169,10 @@ def _json_records(piece: Slice, _: list[str]) -> Iterator[Record]:
             "name the files that you mean, such as 'notes/**/*.md'."
         )
     for number, record in enumerate(values, 1):
-        place = f"{piece.path}, record {number}"
-        yield Record(record, place) if isinstance(record, dict) else Record(None, place, NOT_A_RECORD)
+        yield _record(record, f"{piece.path}, record {number}")
 
 
-def _csv_records(piece: Slice, _: list[str]) -> Iterator[Record]:
+def _csv_records(piece: Slice) -> Records:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default, 128 KiB, is shorter than many an article
     with (
         open_bytes(piece.path) as file,
@@ -185,22 +196,20 @@ def open_parquet(path: str) -> Any:
 
 def parquet_kinds(path: str) -> dict[str, str]:
     """What each column holds."""
-    pyarrow = pyarrow_for(path)
     with open_parquet(path) as file:
-        return {field.name: _arrow_kind(pyarrow, field.type) for field in file.schema_arrow}
+        return {field.name: _arrow_kind(field.type) for field in file.schema_arrow}
 
 
-def _arrow_kind(pyarrow: Any, kind: Any) -> str:
-    types = pyarrow.types
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+def _arrow_kind(kind: Any) -> str:
+    name = str(kind.value_type if str(kind).startswith("dictionary<") else kind)
+    if name in ("string", "large_string", "string_view"):
         return TEXT
-    return LIST if types.is_list(kind) or types.is_large_list(kind) else str(kind)
+    return LIST if name.startswith(("list<", "large_list<")) else name
 
 
-def _parquet_records(piece: Slice, names: list[str]) -> Iterator[Record]:
+def _parquet_records(piece: Slice) -> Records:
     assert piece.stop is not None
+    names = piece.columns.used()
     with open_parquet(piece.path) as file:
         row = sum(file.metadata.row_group(index).num_rows for index in range(piece.start))
         groups = range(piece.start, piece.stop)
@@ -228,7 +237,7 @@ def _python_value(scalar: Any) -> Any:
         return NOT_UTF8_INSIDE
 
 
-RECORDS: dict[str, Callable[[Slice, list[str]], Iterator[Record]]] = {
+RECORDS: dict[str, Callable[[Slice], Records]] = {
     "jsonl": _jsonl_records,
     "json": _json_records,
     "csv": _csv_records,

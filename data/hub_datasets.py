@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from yxanul.bad_input import BadInput
 from yxanul.data.columns import Columns, kind_of
 from yxanul.data.documents import Finding
 
 
-@dataclass(frozen=True)
-class HubSplit:
+class HubSplit(NamedTuple):
     """What is streamed."""
 
     name: str
@@ -35,12 +34,10 @@ class HubShard:
     columns: Columns
 
     def findings(self) -> Iterator[Finding]:
-        for row, record in enumerate(self._records(), 1):
-            yield self.columns.finding(record, f"hf:{self.origin.name}, shard {self.shard}, row {row}")
-
-    def _records(self) -> Iterator[dict[str, Any]]:
         try:
-            yield from _stream(self.origin).shard(num_shards=self.shards, index=self.shard)
+            records = _stream(self.origin).shard(num_shards=self.shards, index=self.shard)
+            for row, record in enumerate(records, 1):
+                yield self.columns.finding(record, f"hf:{self.origin.name}, shard {self.shard}, row {row}")
         except Exception as error:  # after the retries of datasets; what its readers raise has no common class
             raise _refused(self.origin.name, "read to its end", error) from None
 
@@ -61,20 +58,18 @@ def open_split(name: str, config: str | None, split: str, revision: str | None) 
         raise BadInput(f"hf:{name} has no revision {revision!r}.") from None
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise _refused(name, "opened", error) from None
-    assert commit is not None
-    return HubSplit(name, config, split, commit)
+    return HubSplit(name, config, split, str(commit))
 
 
 def readers_of(origin: HubSplit, columns: Columns) -> list[HubShard]:
     """The readers of all shards; the first row says which columns there are."""
-    place = f"hf:{origin.name}"
     try:
         stream = _stream(origin)
         first = list(islice(stream, 1))
     except Exception as error:  # builders raise whatever they like for a wrong config, split, or broken file
         raise _refused(origin.name, "opened", error) from None
     if first:
-        columns = columns.resolved({name: kind_of(value) for name, value in first[0].items()}, place)
+        columns = columns.resolved({name: kind_of(value) for name, value in first[0].items()}, f"hf:{origin.name}")
     return [HubShard(origin, shard, stream.num_shards, columns) for shard in range(stream.num_shards)]
 
 

@@ -5,6 +5,7 @@ the second against the rest, and so on. Weights are whole numbers, so nothing dr
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,9 @@ class Mixture:
         """For each block's number: its source, and how many blocks that source gave before it."""
         sources = np.empty(len(blocks), dtype=np.int64)
         numbers = np.empty(len(blocks), dtype=np.int64)
-        open_blocks, places = np.arange(len(blocks)), np.asarray(blocks, dtype=np.int64)
+        # Weights of many digits, such as thirds as floats, take Python's own integers
+        is_large = max(self.weights) * self._rests[0] >= 1 << 63
+        open_blocks, places = np.arange(len(blocks)), np.asarray(blocks, dtype=object if is_large else np.int64)
         for source, (weight, rest) in enumerate(zip(self.weights, self._rests, strict=True)):
             given = _share(places, weight, rest)
             mine = _share(places + 1, weight, rest) > given
@@ -32,14 +35,11 @@ class Mixture:
         """How many of the first `blocks` each source gives."""
         counts = []
         for weight, rest in zip(self.weights, self._rests, strict=True):
-            given = blocks // rest * weight + blocks % rest * weight // rest
-            counts.append(given)
-            blocks -= given
+            counts.append(_share(blocks, weight, rest))
+            blocks -= counts[-1]
         return counts
 
 
-def _share(places: np.ndarray, weight: int, rest: int) -> np.ndarray:
-    """floor(places x weight / rest); weights of many digits, such as thirds as floats, take Python's own integers."""
-    if weight * rest >= 1 << 63:
-        places = places.astype(object)
-    return (places // rest * weight + places % rest * weight // rest).astype(np.int64)
+def _share(places: Any, weight: int, rest: int) -> Any:
+    """floor(places x weight / rest), of a number or of an array."""
+    return places // rest * weight + places % rest * weight // rest

@@ -15,7 +15,6 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import accumulate
 
 from yxanul.bad_input import BadInput
 from yxanul.data.mixture import Mixture
@@ -30,9 +29,14 @@ class Source:
     weight: Fraction | None = None  # share of the stage's tokens, relative to the others'; None: by size
     row_length: int | None = None  # of a packed bin, whose rows keep their length
 
+    @property
+    def targets(self) -> int:
+        """A stream's first token has none before it that could predict it."""
+        return self.tokens if self.row_length else self.tokens - 1
+
     def blocks(self, block: int) -> int:
-        """Whole blocks in an epoch; a stream's first token has none before it that could predict it."""
-        return (self.tokens if self.row_length else self.tokens - 1) // block
+        """Whole blocks in an epoch."""
+        return self.targets // block
 
 
 @dataclass(frozen=True)
@@ -86,56 +90,43 @@ class Position:
         return self.phase.rows
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A phase with its place in the plan."""
-
-    stage_index: int
-    phase: Phase
-    steps: int
-    first_token: int
-
-
 class Plan:
     def __init__(self, stages: list[Stage]) -> None:
-        if not stages:
-            raise BadInput("the plan has no stages: give at least one.")
         self.stages = tuple(stages)
         self.block = block_length(sorted({phase.length for stage in stages for phase in stage.phases}))
         self.roundings: list[Rounding] = []
-        self._runs: list[_Run] = []
         self.mixtures: list[Mixture] = []
+        self.steps = self.tokens = 0
+        self._phase_begins: list[int] = []
+        self._first_positions: list[Position] = []  # of the phases
+        self._stage_steps: list[range] = []
         for index, stage in enumerate(self.stages):
             self._check(stage)
             self.mixtures.append(Mixture(_whole_weights(stage, self.block)))
+            begin = self.steps
             self._lay_out(index, stage)
-        self._step_ends = list(accumulate(run.steps for run in self._runs))
-        self._tokens_before = [0, *accumulate(run.steps * run.phase.step_tokens for run in self._runs)]
-        self.steps, self.tokens = self._step_ends[-1], self._tokens_before[-1]
+            self._stage_steps.append(range(begin, self.steps))
 
     def at(self, step: int) -> Position:
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} is outside of 0..{self.steps - 1}")
-        index = bisect_right(self._step_ends, step)
-        run = self._runs[index]
-        step_in_phase = step - (self._step_ends[index] - run.steps)
-        eaten = step_in_phase * run.phase.step_tokens
+        index = bisect_right(self._phase_begins, step) - 1
+        first, step_in_phase = self._first_positions[index], step - self._phase_begins[index]
+        eaten = step_in_phase * first.phase.step_tokens
         return Position(
-            run.stage_index, run.phase, step_in_phase, run.first_token + eaten, self._tokens_before[index] + eaten
+            first.stage_index, first.phase, step_in_phase, first.first_token + eaten, first.tokens_before + eaten
         )
 
     def stage_steps(self, stage_index: int) -> range:
         """The steps of a stage."""
-        inside = [index for index, run in enumerate(self._runs) if run.stage_index == stage_index]
-        first, last = inside[0], inside[-1]
-        return range(self._step_ends[first] - self._runs[first].steps, self._step_ends[last])
+        return self._stage_steps[stage_index]
 
     def stages_and_steps(self) -> list[tuple[Stage, range]]:
-        return [(stage, self.stage_steps(index)) for index, stage in enumerate(self.stages)]
+        return list(zip(self.stages, self._stage_steps, strict=True))
 
     def stage_blocks(self, stage_index: int) -> int:
-        runs = (run for run in self._runs if run.stage_index == stage_index)
-        return sum(run.steps * run.phase.step_tokens for run in runs) // self.block
+        last = self.at(self._stage_steps[stage_index][-1])
+        return (last.first_token + last.phase.step_tokens) // self.block
 
     @cached_property
     def source_names(self) -> tuple[str, ...]:
@@ -163,11 +154,7 @@ class Plan:
 
     def tails(self) -> dict[str, int]:
         """Tokens at each source's end that no block reaches."""
-        return {
-            source.name: source.tokens - (0 if source.row_length else 1) - source.blocks(self.block) * self.block
-            for stage in self.stages
-            for source in stage.sources
-        }
+        return {source.name: source.targets % self.block for stage in self.stages for source in stage.sources}
 
     def check_division(self, processes: int, accumulation: int) -> None:
         """Every phase's rows must divide among processes and micro-batches."""
@@ -183,8 +170,6 @@ class Plan:
                     )
 
     def _check(self, stage: Stage) -> None:
-        if not stage.sources:
-            raise BadInput(f"stage {stage.name} has no sources: name at least one bin.")
         _check_budget(stage)
         names = [source.name for source in stage.sources]
         for name in names:
@@ -218,9 +203,12 @@ class Plan:
             steps = -(-asked // multiple) * multiple
             if steps != asked:
                 self.roundings.append(Rounding(stage.name, phase.length, asked, steps))
-            self._runs.append(_Run(stage_index, phase, steps, first_token))
+            self._phase_begins.append(self.steps)
+            self._first_positions.append(Position(stage_index, phase, 0, first_token, self.tokens))
             first_token += steps * phase.step_tokens
             steps_before += steps
+            self.steps += steps
+            self.tokens += steps * phase.step_tokens
 
     def _steps_asked(self, stage: Stage, phase: Phase, first_token: int, steps_before: int) -> int:
         if phase.steps is not None:
@@ -284,7 +272,5 @@ def _whole_weights(stage: Stage, block: int) -> list[int]:
     given = [weight for weight in weights if weight is not None]
     if len(given) < len(weights):
         raise BadInput(f"stage {stage.name}: give every source a weight, or none.")
-    if min(given) <= 0:
-        raise BadInput(f"stage {stage.name}: weights must be above 0; leave a source out to switch it off.")
     denominator = math.lcm(*(weight.denominator for weight in given))
     return [int(weight * denominator) for weight in given]

@@ -21,13 +21,14 @@ from typing import Any
 
 from yxanul.bad_input import BadInput
 from yxanul.data.assembly import HELD_OUT, TRAIN, NothingLeft, assemble
-from yxanul.data.bin_writer import sync_folder, write_json
 from yxanul.data.bins import FORMAT, MANIFEST, VERSION, dtype_for
 from yxanul.data.decontamination import WORDS_IN_A_ROW, Contaminated
+from yxanul.data.documents import check_share
 from yxanul.data.part_files import Job, tasks_of
 from yxanul.data.progress import Progress, say
 from yxanul.data.sources import Source, open_source, split_spec
 from yxanul.data.tokenizers import Tokenizer, load_tokenizer
+from yxanul.data.whole_files import sync_folder, write_json
 from yxanul.data.workers import do_tasks
 
 SHARD_TOKENS = 1 << 28
@@ -52,7 +53,7 @@ def prepare(
     _check_place(str(out), sources)
     out = Path(os.path.abspath(out))
     partial = out.with_name(f"{out.name}.partial")
-    _check(out, held_out, pack, workers, min_tokens)
+    check(out, held_out, pack, workers, min_tokens)
     loaded = load_tokenizer(tokenizer)
     opened = [open_source(spec, strict) for spec in sources]
     _check_ids_fit(opened, loaded)
@@ -74,12 +75,13 @@ def prepare(
             _begin(partial, settings)
             try:
                 if (partial / PARTS).exists():
-                    _make_bins(partial, opened, job, pack, workers, shard_tokens)
+                    named_parts = _make_parts(partial, opened, job, workers)
+                    make_bins(partial, named_parts, job, pack, shard_tokens)
             except BadInput as error:
                 if isinstance(error, NothingLeft) or _is_empty(partial):
                     shutil.rmtree(partial)
                 raise
-            return _give_name(partial, out)
+            return give_name(partial, out)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -97,11 +99,10 @@ def _check_place(out: str, sources: Sequence[str]) -> None:
             raise BadInput(f"--out {out} lies inside of the source {folder}, which would read it: give another --out.")
 
 
-def _check(out: Path, held_out: float, pack: int | None, workers: int, min_tokens: int) -> None:
+def check(out: Path, held_out: float, pack: int | None, workers: int, min_tokens: int) -> None:
     if out.exists():
         raise BadInput(f"{out} exists already: give another --out, or remove it.")
-    if not 0 <= held_out < 1:
-        raise BadInput(f"--held-out {held_out:g} must be a share from 0 to below 1, such as 0.01.")
+    check_share(held_out)
     if pack is not None and not 2 <= pack < 1 << 32:
         raise BadInput(f"--pack {pack} must be at least 2: it is how many tokens a row holds.")
     if workers < 1:
@@ -179,31 +180,33 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def _make_bins(
-    partial: Path, sources: list[Source], job: Job, row_length: int | None, workers: int, shard_tokens: int
-) -> None:
-    tasks = [tasks_of(source, f"{number:03d}") for number, source in enumerate(sources)]
+def _make_parts(partial: Path, sources: list[Source], job: Job, workers: int) -> list[tuple[str, list[Path]]]:
+    """Those that are not there yet; returns all of them under their source's spec."""
     parts = partial / PARTS
     for leftover in parts.glob("*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)  # a worker of the killed run may still write there
+    tasks = [tasks_of(source, f"{number:03d}") for number, source in enumerate(sources)]
     everything = [(task, parts / task.name) for own in tasks for task in own]
     todo = [(task, folder) for task, folder in everything if not folder.exists()]
     with Progress("tokens", len(everything), len(everything) - len(todo)) as progress:
         if todo:
             do_tasks(todo, job, workers, progress)
+    return [(source.spec, [parts / task.name for task in own]) for source, own in zip(sources, tasks, strict=True)]
 
-    for name in (TRAIN, HELD_OUT):
+
+def make_bins(
+    partial: Path, named_parts: list[tuple[str, list[Path]]], job: Job, pack: int | None, shard_tokens: int
+) -> None:
+    for name in (TRAIN, HELD_OUT):  # of an attempt that was killed
         if (partial / name).exists():
             shutil.rmtree(partial / name)
-    with Progress("bins", len(everything), 0) as progress:
-        own_parts = [[parts / task.name for task in own] for own in tasks]
-        specs = [source.spec for source in sources]
-        assemble(list(zip(specs, own_parts, strict=True)), partial, job, row_length, shard_tokens, progress)
+    with Progress("bins", sum(len(own) for _, own in named_parts), 0) as progress:
+        assemble(named_parts, partial, job, pack, shard_tokens, progress)
     sync_folder(partial)
-    parts.rename(partial / USED_PARTS)
+    (partial / PARTS).rename(partial / USED_PARTS)
 
 
-def _give_name(partial: Path, out: Path) -> dict[str, dict[str, Any]]:
+def give_name(partial: Path, out: Path) -> dict[str, dict[str, Any]]:
     """The bins are whole. The parts go, and one rename makes the result visible."""
     used = partial / USED_PARTS
     shutil.rmtree(used, ignore_errors=True)
@@ -212,7 +215,7 @@ def _give_name(partial: Path, out: Path) -> dict[str, dict[str, Any]]:
         shutil.rmtree(used)
     if out.exists():  # an empty folder would be replaced in silence
         raise BadInput(f"{out} came into being meanwhile: remove it and run the same again.")
-    (partial / LOCK).unlink()
+    (partial / LOCK).unlink(missing_ok=True)  # datatrove's tasks have none
     partial.rename(out)
     sync_folder(out.parent)
     return {

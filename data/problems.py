@@ -6,6 +6,7 @@ out: for sums the operand pair, so that a pair which is held out occurs in no tr
 model that solves held-out sums has learnt to calculate. Not here: how problems are written as documents (builtin.py).
 """
 
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import NamedTuple, TypeVar
@@ -13,11 +14,7 @@ from typing import NamedTuple, TypeVar
 from yxanul.bad_input import BadInput
 from yxanul.data.documents import held_out_rank
 
-
-def _words(text: str) -> list[str]:
-    return text.split()
-
-
+_words = str.split
 NAMES = _words(
     "Ada Ben Chi Dan Eve Finn Gia Hugo Ines Jack Kai Lena Milo Nora Omar Pia Quinn Rosa Sam Tara Uma Vik Wes Yara Zoe"
 )
@@ -30,6 +27,7 @@ WORDS = _words(
     "winter music bread table north yellow sharp honey forest cold island simple bridge market soft letter deep "
     "bright copper sand wheel proud"
 )
+OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 REPEATS_BEFORE_GIVING_UP = 10_000
 
 Item = TypeVar("Item")
@@ -64,14 +62,7 @@ class Sum(NamedTuple):
     unit: str
 
     def result(self) -> int:
-        if self.operator == "/":
-            assert self.left % self.right == 0
-            return self.left // self.right
-        return {
-            "+": self.left + self.right,
-            "-": self.left - self.right,
-            "*": self.left * self.right,
-        }[self.operator]
+        return OPERATORS[self.operator](self.left, self.right)
 
 
 class Choices:
@@ -129,9 +120,27 @@ def counted(number: int, unit: str) -> str:
     return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
 
 
+Told = tuple[str, list[Sum]]  # the question, and the steps of the solution
+
+
+class Story(NamedTuple):
+    people: int
+    draws: tuple[tuple[int, str], ...]  # of each number the least, and what of the level is the most
+    tell: Callable[..., Told]
+
+
+def story(people: int, *draws: tuple[int, str]) -> Callable[[Callable[..., Told]], Story]:
+    return lambda tell: Story(people, draws, tell)
+
+
+ADDEND, FACTOR, SEVERAL = (1, "addend"), (1, "factor"), (2, "factor")
+
+
 def math(choices: Choices, level: Level) -> Problem:
-    stories = HARD_STORIES if level.in_sentences else EASY_STORIES
-    question, steps = choices.pick(stories)(choices, level)
+    told = choices.pick(HARD_STORIES if level.in_sentences else EASY_STORIES)
+    names, thing = choices.some(NAMES, told.people), choices.pick(THINGS)
+    numbers = (choices.between(least, getattr(level, most)) for least, most in told.draws)
+    question, steps = told.tell(thing, *numbers, *names)
     lines = []
     for step in steps:
         calculation, result = f"{step.left}{step.operator}{step.right}", step.result()
@@ -141,90 +150,63 @@ def math(choices: Choices, level: Level) -> Problem:
     return Problem(question, answer, deciding_pair(pair_of(step.operator, step.left, step.right) for step in steps))
 
 
-Story = tuple[str, list[Sum]]
+@story(1, ADDEND, ADDEND)
+def _buys(thing: str, has: int, more: int, name: str) -> Told:
+    question = f"{name} has {counted(has, thing)} and buys {more} more. How many {thing}s does {name} have now?"
+    return question, [Sum(f"{name} has", has, "+", more, thing)]
 
 
-def _buys(choices: Choices, level: Level) -> Story:
-    name, thing = choices.pick(NAMES), choices.pick(THINGS)
-    has, more = choices.between(1, level.addend), choices.between(1, level.addend)
-    return (
-        f"{name} has {counted(has, thing)} and buys {more} more. How many {thing}s does {name} have now?",
-        [Sum(f"{name} has", has, "+", more, thing)],
-    )
+@story(2, ADDEND, ADDEND)
+def _gives(thing: str, given: int, left: int, name: str, other: str) -> Told:
+    question = f"{name} had {counted(given + left, thing)} and gave {given} to {other}. "
+    question += f"How many {thing}s does {name} have left?"
+    return question, [Sum(f"{name} has", given + left, "-", given, thing)]
 
 
-def _gives(choices: Choices, level: Level) -> Story:
-    (name, other), thing = choices.some(NAMES, 2), choices.pick(THINGS)
-    given, left = choices.between(1, level.addend), choices.between(1, level.addend)
-    return (
-        f"{name} had {counted(given + left, thing)} and gave {given} to {other}. "
-        f"How many {thing}s does {name} have left?",
-        [Sum(f"{name} has", given + left, "-", given, thing)],
-    )
+@story(2, ADDEND, ADDEND)
+def _has_more(thing: str, has: int, more: int, name: str, other: str) -> Told:
+    question = f"{name} has {counted(has, thing)}. {other} has {counted(more, 'more ' + thing)} than {name}. "
+    question += f"How many {thing}s does {other} have?"
+    return question, [Sum(f"{other} has", has, "+", more, thing)]
 
 
-def _has_more(choices: Choices, level: Level) -> Story:
-    (name, other), thing = choices.some(NAMES, 2), choices.pick(THINGS)
-    has, more = choices.between(1, level.addend), choices.between(1, level.addend)
-    return (
-        f"{name} has {counted(has, thing)}. {other} has {counted(more, 'more ' + thing)} than {name}. "
-        f"How many {thing}s does {other} have?",
-        [Sum(f"{other} has", has, "+", more, thing)],
-    )
+@story(2, ADDEND, ADDEND)
+def _have_together(thing: str, has: int, more: int, name: str, other: str) -> Told:
+    question, steps = _has_more.tell(thing, has, more, name, other)
+    question = question.replace(f"does {other} have?", "do they have together?")
+    return question, [*steps, Sum("Together they have", has + more, "+", has, thing)]
 
 
-def _have_together(choices: Choices, level: Level) -> Story:
-    (name, other), thing = choices.some(NAMES, 2), choices.pick(THINGS)
-    has, more = choices.between(1, level.addend), choices.between(1, level.addend)
-    return (
-        f"{name} has {counted(has, thing)}. {other} has {counted(more, 'more ' + thing)} than {name}. "
-        f"How many {thing}s do they have together?",
-        [Sum(f"{other} has", has, "+", more, thing), Sum("Together they have", has + more, "+", has, thing)],
-    )
+@story(1, SEVERAL, FACTOR)
+def _packs(thing: str, boxes: int, each: int, name: str) -> Told:
+    question = f"{name} packs {boxes} boxes with {counted(each, thing)} in each box. "
+    return f"{question}How many {thing}s is that in total?", [Sum("The boxes hold", boxes, "*", each, thing)]
 
 
-def _packs(choices: Choices, level: Level) -> Story:
-    name, thing = choices.pick(NAMES), choices.pick(THINGS)
-    boxes, each = choices.between(2, level.factor), choices.between(1, level.factor)
-    return (
-        f"{name} packs {boxes} boxes with {counted(each, thing)} in each box. How many {thing}s is that in total?",
-        [Sum("The boxes hold", boxes, "*", each, thing)],
-    )
-
-
-def _packs_some(choices: Choices, level: Level) -> Story:
-    name, thing = choices.pick(NAMES), choices.pick(THINGS)
-    boxes, each = choices.between(2, level.factor), choices.between(1, level.factor)
-    rest = choices.between(1, level.addend)
-    return (
+@story(1, SEVERAL, FACTOR, ADDEND)
+def _packs_some(thing: str, boxes: int, each: int, rest: int, name: str) -> Told:
+    question = (
         f"{name} packs {boxes} boxes with {counted(each, thing)} each and has {counted(rest, thing)} left over. "
-        f"How many {thing}s does {name} have?",
-        [
-            Sum("The boxes hold", boxes, "*", each, thing),
-            Sum("In total there are", boxes * each, "+", rest, thing),
-        ],
     )
+    in_boxes = Sum("The boxes hold", boxes, "*", each, thing)
+    in_total = Sum("In total there are", boxes * each, "+", rest, thing)
+    return f"{question}How many {thing}s does {name} have?", [in_boxes, in_total]
 
 
-def _pays(choices: Choices, level: Level) -> Story:
-    name, thing = choices.pick(NAMES), choices.pick(THINGS)
-    count, price = choices.between(2, level.factor), choices.between(1, level.factor)
-    paid = count * price + choices.between(1, level.addend)
-    return (
-        f"{name} buys {count} {thing}s for ${price} each and pays with ${paid}. "
-        f"How many dollars does {name} get back?",
-        [Sum("The price is", count, "*", price, "dollar"), Sum("The change is", paid, "-", count * price, "dollar")],
-    )
+@story(1, SEVERAL, FACTOR, ADDEND)
+def _pays(thing: str, count: int, each: int, change: int, name: str) -> Told:
+    price = count * each
+    question = f"{name} buys {count} {thing}s for ${each} each and pays with ${price + change}. "
+    paid = Sum("The price is", count, "*", each, "dollar")
+    back = Sum("The change is", price + change, "-", price, "dollar")
+    return f"{question}How many dollars does {name} get back?", [paid, back]
 
 
-def _shares(choices: Choices, level: Level) -> Story:
-    name, thing = choices.pick(NAMES), choices.pick(THINGS)
-    friends, each = choices.between(2, level.factor), choices.between(1, level.factor)
-    return (
-        f"{name} shares {friends * each} {thing}s equally among {friends} friends. "
-        f"How many {thing}s does each friend get?",
-        [Sum("Each friend gets", friends * each, "/", friends, thing)],
-    )
+@story(1, SEVERAL, FACTOR)
+def _shares(thing: str, friends: int, each: int, name: str) -> Told:
+    question = f"{name} shares {friends * each} {thing}s equally among {friends} friends. "
+    question += f"How many {thing}s does each friend get?"
+    return question, [Sum("Each friend gets", friends * each, "/", friends, thing)]
 
 
 EASY_STORIES = [_buys, _gives, _packs, _packs_some, _has_more]

@@ -15,6 +15,11 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - the command line speaks here
 
 
+def answer(line: str) -> None:
+    """What was asked for, on standard output."""
+    print(line)  # noqa: T201 - and here
+
+
 class Progress:
     """Of `parts` parts, of which `done` were finished by an earlier run. A context manager."""
 

@@ -10,6 +10,7 @@ is too large for the local disk belongs on a file system that all machines mount
 protocol has its own package, such as s3fs, with its own settings), reading without a copy.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -27,14 +28,13 @@ CACHE = Path("~/.cache/yxanul/bins")
 
 def publish(folder: str | Path, url: str) -> None:
     """Copies a bin to a URL; files of an earlier one at the same URL are replaced."""
-    folder = open_bin(folder).folder
+    token_bin = open_bin(folder)
     files, root = _place(url)
-    names = _files_in((folder / MANIFEST).read_bytes(), str(folder))
     files.makedirs(root, exist_ok=True)
     if files.exists(f"{root}/{MANIFEST}"):
         files.rm_file(f"{root}/{MANIFEST}")
-    for name in (*names, MANIFEST):
-        files.put_file(str(folder / name), f"{root}/{name}")
+    for name in (*token_bin.manifest["files"], MANIFEST):
+        files.put_file(str(token_bin.folder / name), f"{root}/{name}")
 
 
 def fetch(url: str, cache: str | Path = CACHE) -> Path:
@@ -49,7 +49,11 @@ def fetch(url: str, cache: str | Path = CACHE) -> Path:
         wanted = _files_in(content, url)
         folder.mkdir(parents=True, exist_ok=True)
         missing = [name for name in wanted if not (folder / name).exists()]
-        _check_room(sum(wanted[name]["bytes"] for name in missing), folder, url)
+        needed, room = sum(wanted[name]["bytes"] for name in missing), shutil.disk_usage(folder).free
+        if needed > room:
+            raise BadInput(
+                f"{url} needs {needed:,} bytes, {folder} has room for {room:,}: give a cache on a larger disk."
+            )
         for name in missing:
             _copy(files, f"{root}/{name}", folder / name, wanted[name]["sha256"])
         partial = _partial(folder / MANIFEST)
@@ -66,19 +70,11 @@ def _place(url: str) -> tuple[Any, str]:
 
 
 def _files_in(manifest: bytes, place: str) -> dict[str, dict[str, Any]]:
-    try:
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
         wanted = json.loads(manifest)["files"]
         if all(Path(name).name == name and facts["bytes"] >= 0 and facts["sha256"] for name, facts in wanted.items()):
             return wanted
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
     raise BadInput(f"{place} is damaged: its {MANIFEST} is not that of a token bin.")
-
-
-def _check_room(needed: int, folder: Path, url: str) -> None:
-    room = shutil.disk_usage(folder).free
-    if needed > room:
-        raise BadInput(f"{url} needs {needed:,} bytes, {folder} has room for {room:,}: give a cache on a larger disk.")
 
 
 def _copy(files: Any, source: str, target: Path, sha256: str) -> None:

@@ -9,6 +9,7 @@ alone. A value with commas stands in double quotes; \\n and \\t in a template ar
 a source in one part. Not here: exact duplicates (prepare.py drops them over all sources), tokens of text.
 """
 
+import contextlib
 import os
 import re
 from collections import Counter
@@ -52,7 +53,10 @@ def open_source(spec: str, strict: bool = False) -> Source:
     readers, identity = OPENERS[kind](spec, name, values)
     if "limit" in values:
         readers = [Chain(tuple(readers))]
-    rules = _rules(spec, values, strict)
+    least, most = values.get("min_characters", 1), values.get("max_characters")
+    if most is not None and least > most:
+        raise BadInput(f"{spec}: min_characters={least} is above max_characters={most}.")
+    rules = Rules(least, most, values.get("limit"), strict)
     parts = tuple(Part(f"{index:05d}", reader, rules) for index, reader in enumerate(readers))
     if kind != "raw":
         _check_not_empty(spec, parts)
@@ -87,13 +91,6 @@ def _kind_and_name(location: str) -> tuple[str, str]:
     return "files", location
 
 
-def _rules(spec: str, values: Values, strict: bool) -> Rules:
-    least, most = values.get("min_characters", 1), values.get("max_characters")
-    if most is not None and least > most:
-        raise BadInput(f"{spec}: min_characters={least} is above max_characters={most}.")
-    return Rules(least, most, values.get("limit"), strict)
-
-
 def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
 
@@ -110,60 +107,46 @@ def _check_not_empty(spec: str, parts: tuple[Part, ...]) -> None:
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
-def whole(least: int) -> Callable[[str], int]:
-    def convert(text: str) -> int:
-        if not re.fullmatch(r"\d+", text) or int(text) < least:
-            raise ValueError(f"a whole number of at least {least}")
-        return int(text)
+def key(what: str, convert: Callable[[str], Any] = str, pattern: str = ".+") -> Callable[[str], Any]:
+    def converted(text: str) -> Any:
+        with contextlib.suppress(ValueError):
+            if re.fullmatch(pattern, text, re.DOTALL):
+                return convert(text)
+        raise ValueError(what)
 
-    return convert
-
-
-def number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError("a number") from None
+    return converted
 
 
-def one_of(*words: str) -> Callable[[str], str]:
-    def convert(text: str) -> str:
-        if text not in words:
-            raise ValueError(" or ".join(words))
-        return text
-
-    return convert
+def one_of(*words: str) -> Callable[[str], Any]:
+    return key(" or ".join(words), pattern="|".join(words))
 
 
-def some_text(text: str) -> str:
-    if not text:
-        raise ValueError("a name")
-    return text
-
-
-def template(text: str) -> str:
-    return some_text(text).replace("\\n", "\n").replace("\\t", "\t")
-
+some_text = key("a name")
+template = key("a name", lambda text: text.replace("\\n", "\n").replace("\\t", "\t"))
+at_least_1 = key("a whole number of at least 1", int, r"0*[1-9]\d*")
+at_least_0 = key("a whole number of at least 0", int, r"\d+")
 
 Keys = dict[str, Callable[[str], Any]]
-COMMON: Keys = {"limit": whole(1), "min_characters": whole(1), "max_characters": whole(1)}
+COMMON: Keys = {"limit": at_least_1, "min_characters": at_least_1, "max_characters": at_least_1}
 COLUMN_KEYS: Keys = {
     "column": some_text,
     "template": template,
     "messages": some_text,
     "score_column": some_text,
-    "min_score": number,
+    "min_score": key("a number", float),
 }
-FILE_KEYS: Keys = {**COMMON, **COLUMN_KEYS, "split": one_of("lines", "blank-lines")}
-HUB_KEYS: Keys = {**COMMON, **COLUMN_KEYS, "config": some_text, "split": some_text, "revision": some_text}
-RAW_KEYS: Keys = {"dtype": one_of("uint16", "uint32")}
-PROBLEM_KEYS: Keys = {"count": whole(1), "seed": whole(0)}
+KEYS: dict[str, Keys] = {
+    "files": {**COMMON, **COLUMN_KEYS, "split": one_of("lines", "blank-lines")},
+    "hf": {**COMMON, **COLUMN_KEYS, "config": some_text, "split": some_text, "revision": some_text},
+    "raw": {"dtype": one_of("uint16", "uint32")},
+}
+PROBLEM_KEYS: Keys = {"count": at_least_1, "seed": at_least_0}
 LEVEL_KEYS: Keys = {"level": one_of(*problems.LEVELS)}
 
 
 def _keys_of(kind: str, name: str) -> Keys:
     if kind != "builtin":
-        return {"files": FILE_KEYS, "hf": HUB_KEYS, "raw": RAW_KEYS}[kind]
+        return KEYS[kind]
     if name not in builtin.NAMES:
         raise unknown_name("built-in source", name, builtin.NAMES)
     if name in builtin.LIBRARY:
@@ -173,13 +156,13 @@ def _keys_of(kind: str, name: str) -> Keys:
 
 def _converted(spec: str, texts: dict[str, str], known: Keys) -> Values:
     values = {}
-    for key, text in texts.items():
-        if key not in known:
-            raise BadInput(f"{spec}: {unknown_name('key', key, known)}")
+    for name, text in texts.items():
+        if name not in known:
+            raise BadInput(f"{spec}: {unknown_name('key', name, known)}")
         try:
-            values[key] = known[key](text)
+            values[name] = known[name](text)
         except ValueError as error:
-            raise BadInput(f"{spec}: {key} must be {error}; it is {text!r}.") from None
+            raise BadInput(f"{spec}: {name} must be {error}; it is {text!r}.") from None
     return values
 
 
@@ -217,8 +200,7 @@ def _open_raw(spec: str, pattern: str, values: Values) -> Opened:
 def _open_builtin(spec: str, name: str, values: Values) -> Opened:
     if name in builtin.LIBRARY:
         return builtin.library_readers(name), builtin.library_identity()
-    settings = {key: values[key] for key in (*PROBLEM_KEYS, *LEVEL_KEYS) if key in values}
-    reader = builtin.ProblemReader(name, **settings)
+    reader = builtin.ProblemReader(name, **{key: values[key] for key in values if key not in COMMON})
     return [reader], asdict(reader)
 
 

@@ -59,14 +59,12 @@ def _source(entry: Any, folder: Path, where: str) -> Source:
     weight = _fraction(entry.get("weight"), f"{where}, {entry['bin']}, weight")
     if path.is_dir():
         bin_ = open_bin(path)
-        return Source(
-            str(path), bin_.rows * bin_.row_length if bin_.row_length else bin_.tokens, weight, bin_.row_length
-        )
+        tokens = bin_.rows * bin_.row_length if bin_.row_length else bin_.tokens
+        return Source(str(path), tokens, weight, bin_.row_length)
     expected = _whole(entry.get("tokens"), f"{where}, {entry['bin']}, tokens")
     if expected is None:
-        raise BadInput(
-            f"{where}: the bin {path} is not there; make it with `yxanul data prepare`, or give its tokens."
-        )
+        mend = "make it with `yxanul data prepare`, or give its tokens."
+        raise BadInput(f"{where}: the bin {path} is not there; {mend}")
     return Source(str(path), expected, weight)
 
 

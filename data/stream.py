@@ -5,7 +5,7 @@ says which are a rank's. Numpy only: training makes tensors of them.
 Not here: a random state (the shuffle is a stateless permutation of blocks), masks (position_ids tell documents apart).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -50,50 +50,51 @@ class Stream:
 
     def batch(self, step: int, first: int, last: int) -> Batch:
         position = self.plan.at(step)
-        length = position.length
-        shape = (last - first, length)
+        shape = (last - first, position.length)
         batch = Batch(np.empty(shape, np.int64), np.empty(shape, np.int64))
-        self._fill(position, position.first_token + first * length, batch)
+        inputs, targets = batch.input_ids.reshape(-1), batch.targets.reshape(-1)
+        first_token = position.first_token + first * position.length
+        if self.plan.block < SHORT_BLOCK and not self._is_packed(position):
+            self._gather(position.stage_index, first_token, inputs, targets)
+            return batch
+        for token_bin, begin, out in self._pieces(position.stage_index, first_token, len(inputs)):
+            self._read(token_bin, begin, inputs[out], targets[out])
         return batch
 
     def targets(self, step: int) -> int:
         """How many targets the whole step has: its tokens, but for the padding of packed rows."""
         position = self.plan.at(step)
         length, count = position.length, position.rows * position.length
-        if not any(source.row_length for source in self.plan.stages[position.stage_index].sources):
+        if not self._is_packed(position):
             return count
-        block, first_token = self.plan.block, position.first_token
-        numbers = range(first_token // block, (first_token + count - 1) // block + 1)
-        sources, places = self._locate(position.stage_index, numbers)
-        padding = 0
-        for number, source, place in zip(numbers, sources.tolist(), places.tolist(), strict=True):
-            token_bin = self.bins[self.plan.stages[position.stage_index].sources[source].name]
-            if token_bin.row_length is not None:
-                begin = max(first_token, number * block) + (place - number) * block
-                end = min(first_token + count, (number + 1) * block) + (place - number) * block
-                real = int(token_bin.row_lengths[begin // length : end // length].sum())
-                padding += end - begin - real
-        return count - padding
+        real = 0
+        for token_bin, begin, out in self._pieces(position.stage_index, position.first_token, count):
+            size = out.stop - out.start
+            is_packed = token_bin.row_length is not None
+            real += int(token_bin.row_lengths[begin // length :][: size // length].sum()) if is_packed else size
+        return real
 
     @property
     def end_of_text_id(self) -> int:
         return next(iter(self.bins.values())).end_of_text_id
 
-    def _fill(self, position: Position, first_token: int, batch: Batch) -> None:
-        """Read the stage's stream from `first_token` on, block by block."""
-        block, tokens = self.plan.block, batch.input_ids.size
-        numbers = range(first_token // block, (first_token + tokens - 1) // block + 1)
-        sources, places = self._locate(position.stage_index, numbers)
-        inputs, targets = batch.input_ids.reshape(-1), batch.targets.reshape(-1)
-        packed = any(source.row_length for source in self.plan.stages[position.stage_index].sources)
-        if block < SHORT_BLOCK and not packed:
-            self._gather(position.stage_index, sources, places, first_token - numbers.start * block, inputs, targets)
-            return
+    def _is_packed(self, position: Position) -> bool:
+        return any(source.row_length for source in self.plan.stages[position.stage_index].sources)
+
+    def _numbers(self, first_token: int, tokens: int) -> range:
+        """The blocks of a stage's stream that hold these tokens."""
+        return range(first_token // self.plan.block, (first_token + tokens - 1) // self.plan.block + 1)
+
+    def _pieces(self, stage_index: int, first_token: int, tokens: int) -> Iterator[tuple[TokenBin, int, slice]]:
+        """The stage's stream from `first_token` on, block by block: where a piece lies, and which tokens it is."""
+        block, stage = self.plan.block, self.plan.stages[stage_index]
+        numbers = self._numbers(first_token, tokens)
+        sources, places = self._locate(stage_index, numbers)
         for number, source, place in zip(numbers, sources.tolist(), places.tolist(), strict=True):
             begin = max(first_token, number * block)
             end = min(first_token + tokens, (number + 1) * block)
             out = slice(begin - first_token, end - first_token)
-            self._read(position.stage_index, source, place, begin - number * block, inputs[out], targets[out])
+            yield self.bins[stage.sources[source].name], begin + (place - number) * block, out
 
     def _locate(self, stage_index: int, numbers: range) -> tuple[np.ndarray, np.ndarray]:
         """For each block of the stage's stream: its source in the stage, and its place in that source's bin."""
@@ -124,12 +125,8 @@ class Stream:
                 places[mine[here]] = permute(within[here], count, (self.seed, name_index, int(epoch)))
         return sources, places
 
-    def _read(
-        self, stage_index: int, source: int, place: int, offset: int, inputs: np.ndarray, targets: np.ndarray
-    ) -> None:
-        """A part of one block, from `offset` in it."""
-        token_bin = self.bins[self.plan.stages[stage_index].sources[source].name]
-        begin = place * self.plan.block + offset
+    def _read(self, token_bin: TokenBin, begin: int, inputs: np.ndarray, targets: np.ndarray) -> None:
+        """A part of one block."""
         if token_bin.row_length is None:
             tokens = token_bin.read(begin, begin + len(inputs) + 1)
             inputs[:] = tokens[:-1]
@@ -144,20 +141,14 @@ class Stream:
         real = token_bin.row_lengths[first_row : first_row + rows]
         targets[np.arange(length) >= real[:, None]] = IGNORED
 
-    def _gather(
-        self,
-        stage_index: int,
-        sources: np.ndarray,
-        places: np.ndarray,
-        offset: int,
-        inputs: np.ndarray,
-        targets: np.ndarray,
-    ) -> None:
-        """Many short blocks by index arrays; what lies before `offset` in the first and behind the last is cut off."""
+    def _gather(self, stage_index: int, first_token: int, inputs: np.ndarray, targets: np.ndarray) -> None:
+        """Many short blocks by index arrays; of the first and the last, what is not asked for is cut off."""
         block = self.plan.block
+        sources, places = self._locate(stage_index, self._numbers(first_token, len(inputs)))
         tokens = np.empty((len(places), block + 1), np.int64)
         for index, source in enumerate(self.plan.stages[stage_index].sources):
             mine = np.flatnonzero(sources == index)
             tokens[mine] = self.bins[source.name].gather(places[mine] * block, block + 1)
-        inputs[:] = tokens[:, :-1].reshape(-1)[offset : offset + len(inputs)]
-        targets[:] = tokens[:, 1:].reshape(-1)[offset : offset + len(targets)]
+        wanted = slice(first_token % block, first_token % block + len(inputs))
+        inputs[:] = tokens[:, :-1].reshape(-1)[wanted]
+        targets[:] = tokens[:, 1:].reshape(-1)[wanted]

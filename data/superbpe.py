@@ -21,7 +21,7 @@ from tokenizers.pre_tokenizers import PreTokenizer
 from tokenizers.trainers import BpeTrainer
 
 from yxanul.bad_input import BadInput
-from yxanul.data.tokenizers import batches
+from yxanul.data.grouping import grouped
 
 Merge = tuple[str, str]
 MAX_WORDS = 4
@@ -66,7 +66,7 @@ def units(words: Tokenizer, texts: Iterable[str], pieces: PreTokenizer) -> Itera
     ends_line = np.array([NEWLINE in token for token in tokens])
     ends_in_colon = np.array([token.endswith(":") for token in tokens])
     opens_with_space = np.array([token.startswith(SPACE) for token in tokens])
-    for batch in batches(texts):
+    for batch in grouped(texts, len):
         for encoding in encoder.encode_batch(batch, add_special_tokens=False):
             ids, piece = np.array(encoding.ids, dtype=np.int64), np.array(encoding.word_ids)
             cuts = piece[1:] != piece[:-1]

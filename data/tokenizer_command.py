@@ -8,20 +8,21 @@ figure that compares models of two vocabularies; fewer tokens are not better by 
 """
 
 import argparse
-import hashlib
 import json
+import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from yxanul.bad_input import BadInput
-
-if TYPE_CHECKING:
-    from yxanul.data.documents import Document
-    from yxanul.data.tokenizers import Tokenizer
+from yxanul.data.documents import Document, check_share, is_held_out
+from yxanul.data.grouping import grouped
+from yxanul.data.progress import answer
+from yxanul.data.sources import open_source
+from yxanul.data.tokenizers import Tokenizer, check_free, gguf_pre_tokenizer, load_tokenizer, save_tokenizer
+from yxanul.data.train_tokenizer import check_sizes, default_transition, train_bpe, train_superbpe
 
 DEFAULT_DIGITS = {"bpe": "single", "superbpe": "groups"}
 
@@ -30,113 +31,91 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="yxanul tokenizer", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     actions = parser.add_subparsers(dest="action", required=True)
-    _add_train(actions.add_parser("train", help="train and save a tokenizer", allow_abbrev=False))
-    _add_compare(actions.add_parser("compare", help="bytes and characters per token, time", allow_abbrev=False))
+    source: dict[str, Any] = {"required": True, "action": "append", "help": "text, as `data prepare` takes it; again"}
+    held_out: dict[str, Any] = {"type": float, "default": 0.0, "metavar": "SHARE"}
+
+    argument = actions.add_parser("train", help="train and save a tokenizer", allow_abbrev=False).add_argument
+    argument("--kind", required=True, choices=sorted(DEFAULT_DIGITS))
+    argument("--vocabulary", required=True, type=int, metavar="N", help="tokens, special ones included")
+    argument("--transition", type=int, metavar="T", help="superbpe: tokens that are words (default 0.4 N)")
+    digits = "bpe: single by default, or as learnt; superbpe: threes, or single"
+    argument("--digits", choices=("single", "groups"), help=digits)
+    argument("--source", **source)
+    argument("--limit-bytes", type=int, metavar="N", help="train on the first N bytes, the same of each source")
+    argument("--held-out", help="leave out what `data prepare` holds out", **held_out)
+    argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
+
+    about = "bytes and characters per token, time"
+    argument = actions.add_parser("compare", help=about, allow_abbrev=False).add_argument
+    argument("tokenizers", nargs="+", metavar="TOKENIZER", help="a folder, a tokenizer.json, a Hub name")
+    argument("--source", **source)
+    argument("--held-out", help="only what `data prepare` holds out", **held_out)
+    argument("--json", action="store_true", help="print JSON")
+
     options = parser.parse_args(arguments)
-    if not 0 <= options.held_out < 1:
-        raise BadInput(f"--held-out {options.held_out:g} must be a share from 0 to below 1, such as 0.01.")
-    return train(options) if options.action == "train" else compare(options)
+    check_share(options.held_out)
+    if options.action == "train":
+        train(options)
+    else:
+        compare(options)
+    return 0
 
 
-def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--kind", required=True, choices=sorted(DEFAULT_DIGITS))
-    parser.add_argument("--vocabulary", required=True, type=int, metavar="N", help="tokens, special ones included")
-    parser.add_argument("--transition", type=int, metavar="T", help="superbpe: tokens that are words (default 0.4 N)")
-    parser.add_argument(
-        "--digits",
-        choices=("single", "groups"),
-        help="bpe: single by default, or as learnt; superbpe: threes, or single",
-    )
-    parser.add_argument("--source", required=True, action="append", help="text, as `data prepare` takes it; again")
-    parser.add_argument(
-        "--limit-bytes", type=int, metavar="N", help="train on the first N bytes, the same of each source"
-    )
-    parser.add_argument(
-        "--held-out", type=float, default=0.0, metavar="SHARE", help="leave out what `data prepare` holds out"
-    )
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
-
-
-def _add_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tokenizers", nargs="+", metavar="TOKENIZER", help="a folder, a tokenizer.json, a Hub name")
-    parser.add_argument("--source", required=True, action="append", help="text, as `data prepare` takes it; again")
-    parser.add_argument(
-        "--held-out", type=float, default=0.0, metavar="SHARE", help="only what `data prepare` holds out"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def train(options: argparse.Namespace) -> int:
-    from yxanul.data.tokenizers import check_free, gguf_pre_tokenizer, load_tokenizer, save_tokenizer
-    from yxanul.data.train_tokenizer import check_sizes, default_transition, train_bpe, train_superbpe
-
-    digits = options.digits or DEFAULT_DIGITS[options.kind]
+def train(options: argparse.Namespace) -> None:
+    sizes = [options.vocabulary]
     if options.kind == "superbpe":
-        transition = options.transition if options.transition is not None else default_transition(options.vocabulary)
-        check_sizes(options.vocabulary, transition)
+        sizes.append(default_transition(*sizes) if options.transition is None else options.transition)
     elif options.transition is not None:
         raise BadInput("--transition belongs to --kind superbpe: a bpe has words alone.")
-    else:
-        check_sizes(options.vocabulary)
+    check_sizes(*sizes)
     check_free(options.out)
 
     texts = read_texts(options.source, options.limit_bytes, options.held_out)
     size = sum(len(text.encode()) for text in texts)
-    _say(f"{options.kind} of {options.vocabulary:,} tokens on {len(texts):,} different documents, {size:,} bytes")
+    answer(f"{options.kind} of {options.vocabulary:,} tokens on {len(texts):,} different documents, {size:,} bytes")
     began = time.process_time()
-    if options.kind == "superbpe":
-        backend = train_superbpe(texts, options.vocabulary, transition, digits)
-    else:
-        backend = train_bpe(texts, options.vocabulary, digits)
-    save_tokenizer(backend, options.out)
+    make: Callable[..., Any] = train_superbpe if options.kind == "superbpe" else train_bpe
+    save_tokenizer(make(texts, *sizes, digits=options.digits or DEFAULT_DIGITS[options.kind]), options.out)
     tokenizer = load_tokenizer(options.out)
-    _say(
+    answer(
         f"{options.out}: pre-tokenizer {gguf_pre_tokenizer(tokenizer)} in GGUF, fingerprint "
         f"{tokenizer.fingerprint[:12]}, {time.process_time() - began:.1f} CPU s"
     )
-    return 0
 
 
-def compare(options: argparse.Namespace) -> int:
-    from yxanul.data.tokenizers import load_tokenizer
-
+def compare(options: argparse.Namespace) -> None:
     tokenizers = [load_tokenizer(name) for name in options.tokenizers]
     sources = [measure(tokenizers, spec, options.held_out) for spec in options.source]
     if options.json:
-        _say(json.dumps(sources, indent=2))
-    else:
-        for facts in sources:
-            _print_source(facts)
-    return 0
+        answer(json.dumps(sources, indent=2))
+        return
+    for facts in sources:
+        _print_source(facts)
 
 
 def read_texts(specs: list[str], limit_bytes: int | None = None, held_out: float = 0.0) -> list[str]:
     """The different documents of the sources; of each source the same share of the bytes, its last document cut."""
-    seen: set[bytes] = set()
-    texts = []
+    texts: dict[str, None] = {}  # in their order
     if limit_bytes is not None and limit_bytes < len(specs):
         raise BadInput(f"--limit-bytes {limit_bytes} must be at least 1 for each source.")
     for spec in specs:
-        room = limit_bytes // len(specs) if limit_bytes is not None else None
+        room = limit_bytes // len(specs) if limit_bytes else sys.maxsize
         for document in _documents(spec, held_out, keep_held_out=False):
             content = document.text.encode()[:room]
-            key = hashlib.blake2b(content, digest_size=16).digest()
-            if key in seen:
-                continue
-            seen.add(key)
-            texts.append(content.decode(errors="ignore"))  # the cut may have gone through a character
-            if room is not None:
+            text = content.decode(errors="ignore")  # the cut may have gone through a character
+            if text not in texts:
+                texts[text] = None
                 room -= len(content)
                 if room <= 0:
                     break
-    return texts
+    return list(texts)
 
 
 @dataclass
 class Measured:
     """What one tokenizer makes of the documents of a source."""
 
-    tokenizer: "Tokenizer"
+    tokenizer: Tokenizer
     tokens: int = 0
     changed: int = 0
     cpu_seconds: float = 0.0  # of encoding, all threads of this process
@@ -163,13 +142,11 @@ class Measured:
         }
 
 
-def measure(tokenizers: list["Tokenizer"], spec: str, held_out: float = 0.0) -> dict[str, Any]:
+def measure(tokenizers: list[Tokenizer], spec: str, held_out: float = 0.0) -> dict[str, Any]:
     """The tokenizers take turns, batch by batch, so that a slow minute of the machine meets all of them."""
-    from yxanul.data.tokenizers import batches
-
     measured = [Measured(tokenizer) for tokenizer in tokenizers]
     documents = size = characters = 0
-    for texts in batches(document.text for document in _documents(spec, held_out, keep_held_out=True)):
+    for texts in grouped((document.text for document in _documents(spec, held_out, keep_held_out=True)), len):
         documents += len(texts)
         size += sum(len(text.encode()) for text in texts)
         characters += sum(map(len, texts))
@@ -181,21 +158,18 @@ def measure(tokenizers: list["Tokenizer"], spec: str, held_out: float = 0.0) -> 
     return {"source": spec, "documents": documents, "bytes": size, "characters": characters, "tokenizers": rows}
 
 
-def _documents(spec: str, held_out: float, keep_held_out: bool) -> Iterator["Document"]:
-    from yxanul.data.documents import is_held_out
-    from yxanul.data.sources import open_source
-
+def _documents(spec: str, held_out: float, keep_held_out: bool) -> Iterator[Document]:
     source = open_source(spec)
     if source.is_tokens:
         raise BadInput(f"{spec} holds token ids: a tokenizer needs text.")
     for part in source.parts():
-        for document in part.documents(Counter()):
+        for document in part.documents():
             if not held_out or is_held_out(document.group, held_out) == keep_held_out:
                 yield document
 
 
 def _print_source(facts: dict[str, Any]) -> None:
-    _say(f"{facts['source']}: {facts['documents']:,} documents, {facts['bytes']:,} bytes")
+    answer(f"{facts['source']}: {facts['documents']:,} documents, {facts['bytes']:,} bytes")
     width = max(len(row["tokenizer"]) for row in facts["tokenizers"])
     for row in facts["tokenizers"]:
         text = (
@@ -204,8 +178,4 @@ def _print_source(facts: dict[str, Any]) -> None:
             f"{row['used_share']:.1%} of {row['vocabulary_size']:,} used"
         )
         changed = row["changed_documents"]
-        _say(f"{text}, {changed:,} documents not given back exactly" if changed else text)
-
-
-def _say(text: str) -> None:
-    print(text)  # noqa: T201 - the command line speaks here
+        answer(f"{text}, {changed:,} documents not given back exactly" if changed else text)

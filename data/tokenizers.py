@@ -1,4 +1,4 @@
-"""Tokenizers: load one by name, tell it from every other, check it against a model, save it so that others load it.
+"""Tokenizers: load one by name, tell it from every other, save it so that others load it.
 
     tokenizer = load_tokenizer("gpt2")      # a folder, a tokenizer.json, or a name on the Hub
     ids = tokenizer.encode_batch(texts)     # lists of ids, no special ones among them whatever the texts say
@@ -10,8 +10,6 @@ Not here: training (`train_tokenizer.py`), slow tokenizers without a tokenizer.j
 import contextlib
 import hashlib
 import json
-import shutil
-from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import tokenizers
 
 from yxanul.bad_input import BadInput
+from yxanul.data.whole_files import whole_folder
 
 END_OF_TEXT, PADDING = "<|endoftext|>", "<|pad|>"
 SPECIAL_TOKENS = (END_OF_TEXT, PADDING, "<|system|>", "<|user|>", "<|assistant|>")  # ids 0 to 4 of what we train
@@ -38,10 +37,10 @@ SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")  # the first tha
 # What does not change the ids of a document: how batches are cut and filled, and what is put around a text.
 NOT_IDENTITY = ("version", "truncation", "padding", "post_processor")
 
-_BYTES = {"type": "ByteLevel", "add_prefix_space": False}
+_BYTES = {"type": "ByteLevel"}
 _DIGITS_IN_THREES = {"type": "Split", "pattern": {"Regex": r"(?=(\d{3})+(?!\d))"}, "behavior": "Isolated"}
-# A GGUF file stores a pre-tokenizer's name, not its rules. These names mean to llama.cpp what the rules mean here; two
-# spellings of `superbpe` are in use, the second is that of the paper's own tokenizers.
+# A GGUF file stores a pre-tokenizer's name, not its rules. These names mean to llama.cpp what the rules mean here;
+# what is false is left out. Two spellings of `superbpe` are in use, the second is that of the paper's own tokenizers.
 GGUF_PRE_TOKENIZERS: dict[str, list[list[dict]]] = {
     "gpt-2": [[_BYTES | {"use_regex": True}]],
     "smollm": [[{"type": "Digits", "individual_digits": True}, _BYTES | {"use_regex": True}]],
@@ -71,7 +70,11 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint(self.backend.to_str())
+        """sha256 of what turns text into ids and back, the same however the file is formatted or saved again."""
+        content = json.loads(self.backend.to_str())
+        kept = {key: value for key, value in content.items() if key not in NOT_IDENTITY}
+        text = json.dumps(_without_defaults(kept), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
@@ -80,53 +83,23 @@ class Tokenizer:
         return self.backend.decode(ids, skip_special_tokens=False)
 
 
-def load_tokenizer(name: str | Path, revision: str | None = None) -> Tokenizer:
+def load_tokenizer(name: str | Path) -> Tokenizer:
     """From a folder, from a tokenizer.json, or from the Hub (if gated, with the token huggingface_hub finds)."""
     path = Path(name)
-    if path.is_file():
-        files = {"tokenizer.json": path} | _beside(path.parent)
-    elif path.is_dir():
-        files = {"tokenizer.json": path / "tokenizer.json"} | _beside(path)
-        if not files["tokenizer.json"].is_file():
+    if path.exists():
+        file = path / "tokenizer.json" if path.is_dir() else path
+        if not file.is_file():
             raise BadInput(f"{path} has no tokenizer.json: save it with a fast tokenizer's save_pretrained.")
+        files = {"tokenizer.json": file} | {
+            other: file.parent / other for other in SETTINGS if (file.parent / other).is_file()
+        }
     else:
-        files = _download(str(name), revision)
+        files = _download(str(name))
     try:
         backend = tokenizers.Tokenizer.from_file(str(files["tokenizer.json"]))
     except Exception as error:  # the library raises a bare Exception
         raise BadInput(f"{files['tokenizer.json']} is not a tokenizer that `tokenizers` can read: {error}") from error
     return Tokenizer(str(name), backend, _end_of_text_id(str(name), backend, files))
-
-
-def batches(texts: Iterable[str], characters: int = 1 << 20) -> Iterator[list[str]]:
-    """Encodings take many times the memory of their text, so few should be alive at a time."""
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= characters:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def fingerprint(tokenizer_json: str) -> str:
-    """sha256 of what turns text into ids and back, the same however the file is formatted or saved again."""
-    content = json.loads(tokenizer_json)
-    kept = {key: value for key, value in content.items() if key not in NOT_IDENTITY}
-    text = json.dumps(_without_defaults(kept), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
-    """A model may have more rows than its tokenizer has ids, never fewer."""
-    if tokenizer.vocabulary_size > vocab_size:
-        raise BadInput(
-            f"the tokenizer {tokenizer.name} has ids up to {tokenizer.vocabulary_size - 1}, the model's vocab_size is "
-            f"{vocab_size}: give vocab_size={tokenizer.vocabulary_size}, or another tokenizer."
-        )
 
 
 def gguf_pre_tokenizer(tokenizer: Tokenizer) -> str:
@@ -139,7 +112,7 @@ def gguf_pre_tokenizer(tokenizer: Tokenizer) -> str:
     steps = outer["pretokenizers"] if outer["type"] == "Sequence" else [outer]
     rules = [{key: value for key, value in _without_defaults(step).items() if key != "trim_offsets"} for step in steps]
     for name, spellings in GGUF_PRE_TOKENIZERS.items():
-        if rules in [_without_defaults(spelling) for spelling in spellings]:
+        if rules in spellings:
             return name
     kinds = ", ".join(step["type"] for step in steps)
     raise BadInput(
@@ -155,7 +128,7 @@ def check_free(folder: Path) -> None:
 
 
 def save_tokenizer(backend: tokenizers.Tokenizer, folder: Path) -> None:
-    """One of ours as transformers expects it; written beside the folder and renamed, so it is there whole or not."""
+    """One of ours as transformers expects it."""
     check_free(folder)
     special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": PADDING}
     settings = special | {
@@ -163,26 +136,19 @@ def save_tokenizer(backend: tokenizers.Tokenizer, folder: Path) -> None:
         "clean_up_tokenization_spaces": False,
         "chat_template": CHAT_TEMPLATE,  # in this file because transformers.js looks nowhere else
     }
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    backend.save(str(partial / "tokenizer.json"))
-    for name, content in {"tokenizer_config.json": settings, "special_tokens_map.json": special}.items():
-        (partial / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder)
+    with whole_folder(folder) as partial:
+        backend.save(str(partial / "tokenizer.json"))
+        for name, content in zip(SETTINGS, (settings, special), strict=True):
+            (partial / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _beside(folder: Path) -> dict[str, Path]:
-    return {name: folder / name for name in SETTINGS if (folder / name).is_file()}
-
-
-def _download(name: str, revision: str | None) -> dict[str, Path]:
+def _download(name: str) -> dict[str, Path]:
     """From the Hub or its cache. The address and the access token are huggingface_hub's affair."""
     from huggingface_hub import errors as hub
     from huggingface_hub import hf_hub_download
 
     def fetch(file: str) -> Path:
-        return Path(hf_hub_download(name, file, revision=revision))
+        return Path(hf_hub_download(name, file))
 
     try:
         files = {"tokenizer.json": fetch("tokenizer.json")}
@@ -192,8 +158,6 @@ def _download(name: str, revision: str | None) -> dict[str, Path]:
         ) from error
     except hub.GatedRepoError as error:
         raise BadInput(f"{name} is gated: accept its terms on the Hub, then set HF_TOKEN to your token.") from error
-    except hub.RevisionNotFoundError as error:
-        raise BadInput(f"{name} has no revision {revision!r} on the Hub.") from error
     except hub.RepositoryNotFoundError as error:
         raise BadInput(f"{name} is no folder here, and none on the Hub that you may read (HF_TOKEN?).") from error
     except hub.LocalEntryNotFoundError as error:
@@ -233,9 +197,5 @@ def _without_defaults(value: Any) -> Any:
     """Drops null, false and empty entries, which other versions of the library write or leave out."""
     if isinstance(value, dict):
         pruned = {key: _without_defaults(entry) for key, entry in value.items()}
-        return {key: entry for key, entry in pruned.items() if not _is_default(entry)}
+        return {key: entry for key, entry in pruned.items() if entry is not False and entry not in (None, "", [], {})}
     return [_without_defaults(entry) for entry in value] if isinstance(value, list) else value
-
-
-def _is_default(value: Any) -> bool:
-    return value is None or value is False or value in ("", [], {})

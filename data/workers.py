@@ -1,6 +1,7 @@
 """Tasks done by several processes. No ids pass between them: each gets tasks, writes files, and says how far it is.
 
-A worker that loses its parent ends with its next report; a parent that loses a worker says so.
+A worker that loses its parent ends with its next report; a parent that loses a worker says so. (multiprocessing.Pool
+waits for a lost worker for ever; concurrent.futures lets the others finish their parts when one has failed.)
 Processes are spawned, because a fork copies the locks of threads that sources start (`datasets`, pyarrow).
 Not here: what a task is (part_files.py).
 """
@@ -9,8 +10,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
-import time
 import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
@@ -18,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from yxanul.bad_input import BadInput
-from yxanul.data.part_files import Job, Preparer, Report, Task
+from yxanul.data.part_files import Job, Preparer, Task
 from yxanul.data.progress import Progress
-
-SECONDS_BETWEEN_REPORTS = 0.5
 
 Work = tuple[Task, Path]
 
@@ -88,44 +85,16 @@ def _serve(connection: Connection, job: Job) -> None:
     """A worker: documents and tokens are reported as pairs, a finished task as None, what went wrong as itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent sees to it
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # the processes are the parallelism
-    try:
-        preparer = Preparer(job)
-        while True:
-            try:
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
+        try:
+            preparer = Preparer(job)
+            while True:
                 task, folder = connection.recv()
-            except (EOFError, ConnectionError):
-                return  # the parent is gone
-            report, finish = _reporting(connection)
-            preparer.write(task, folder, report)
-            finish()
-            _tell(connection, None)
-    except (BadInput, OSError) as error:
-        _tell(connection, error)
-    except Exception:
-        _tell(connection, RuntimeError(f"a worker failed:\n{traceback.format_exc()}"))
-
-
-def _tell(connection: Connection, message: Any) -> None:
-    try:
-        connection.send(message)
-    except ConnectionError:
-        sys.exit(1)  # the parent is gone
-
-
-def _reporting(connection: Connection) -> tuple[Report, Any]:
-    """`report` sends what has come together when the time has come, `finish` sends the rest."""
-    gathered, sent_at = [0, 0], time.monotonic()
-
-    def report(documents: int, tokens: int) -> None:
-        nonlocal sent_at
-        gathered[0] += documents
-        gathered[1] += tokens
-        if time.monotonic() - sent_at >= SECONDS_BETWEEN_REPORTS:
-            finish()
-            sent_at = time.monotonic()
-
-    def finish() -> None:
-        _tell(connection, tuple(gathered))
-        gathered[:] = 0, 0
-
-    return report, finish
+                preparer.write(task, folder, lambda *done: connection.send(done))
+                connection.send(None)
+        except (EOFError, ConnectionError):
+            raise
+        except (BadInput, OSError) as error:
+            connection.send(error)
+        except Exception:
+            connection.send(RuntimeError(f"a worker failed:\n{traceback.format_exc()}"))

@@ -18,9 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from yxanul.bad_input import BadInput, unknown_name
-from yxanul.data.bin_writer import write_json
 from yxanul.data.plan import Plan
 from yxanul.data.progress import say
+from yxanul.data.whole_files import write_json
 from yxanul.run_folder import RunFolder
 from yxanul.strict_yaml import read_yaml
 from yxanul.training import checkpoints
@@ -82,7 +82,7 @@ def check_origin(config: RunConfig, run: RunFolder, checkpoint: Path | None, for
 def check_folder(config: RunConfig, run: RunFolder, force: bool) -> None:
     """Refuses the folder of another run, and one that is none."""
     if not run.config.exists():
-        killed_at_once = (LOCK, f"{run.config.name}.tmp")
+        killed_at_once = (LOCK, f"{run.config.name}.partial")
         if run.path.exists() and any(file.name not in killed_at_once for file in run.path.iterdir()):
             raise BadInput(f"--out {run.path} holds other files and no {run.config.name}: give a new folder.")
         return

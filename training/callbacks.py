@@ -11,13 +11,13 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from yxanul.data.progress import say
+from yxanul.data.whole_files import write_whole
 from yxanul.run_folder import GATE_FAILED, STOPPED, RunFolder, read_metrics
 from yxanul.training.console import Console
 from yxanul.training.gates import Gates, save_scores
@@ -136,6 +136,4 @@ def cut_metrics(run: RunFolder, after_step: int) -> None:
     """Drops the lines of steps that will be done again, so that each is there once."""
     if run.metrics.exists():
         kept = [line for line in read_metrics(run.metrics) if line["step"] <= after_step]
-        partial = Path(f"{run.metrics}.partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        partial.replace(run.metrics)
+        write_whole(run.metrics, "".join(json.dumps(line) + "\n" for line in kept))

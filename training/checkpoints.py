@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from yxanul.bad_input import BadInput
-from yxanul.data.bin_writer import sync_folder, write_json
+from yxanul.data.whole_files import sync_folder, write_json
 from yxanul.run_folder import COMPLETE, RunFolder
 from yxanul.training.ranks import Ranks
 

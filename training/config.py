@@ -11,7 +11,6 @@ from __future__ import annotations  # a field's type is then the text that `cast
 import contextlib
 import copy
 import difflib
-import os
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from importlib.resources import files
@@ -24,6 +23,7 @@ import yaml
 from yxanul.bad_input import BadInput, unknown_name
 from yxanul.data.plan import Plan
 from yxanul.data.stages import read_stages
+from yxanul.data.whole_files import write_whole
 from yxanul.strict_yaml import parse_assignments, read_yaml
 from yxanul.training.cast import cast, check_limits
 from yxanul.training.dotted import assign, flatten
@@ -229,12 +229,7 @@ def read_config(recipe: str, assignments: list[str], scale: str | None = None) -
 
 
 def write_config(config: RunConfig, path: Path) -> None:
-    """The resolved settings, there as a whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(
-        yaml.dump(config.resolved(), Dumper=_Dumper, sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
-    os.replace(temporary, path)
+    write_whole(path, yaml.dump(config.resolved(), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 class _Dumper(yaml.SafeDumper):

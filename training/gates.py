@@ -25,7 +25,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from yxanul.bad_input import BadInput, unknown_name
-from yxanul.data.bin_writer import write_json
+from yxanul.data.whole_files import write_json
 from yxanul.run_folder import RunFolder
 
 KEYS = ("domain", "falls", "stays", "keeps", "known", "holds")

@@ -159,7 +159,7 @@ def test_what_is_no_bin_is_refused(tmp_path):
     with pytest.raises(BadInput, match=r"manifest\.json is damaged"):
         open_bin(tmp_path / "train")
     (tmp_path / "train" / MANIFEST).write_text('{"format": "yxanul-tokens", "version": 1}')
-    with pytest.raises(BadInput, match=r"manifest\.json is damaged: dtype is missing"):
+    with pytest.raises(BadInput, match=r"manifest\.json is damaged: tokenizer is missing"):
         open_bin(tmp_path / "train")
 
 

@@ -109,8 +109,6 @@ def test_awkward_lengths_are_refused_with_nearby_ones(lengths, message):
 @pytest.mark.parametrize(
     "stages, message",
     [
-        ([], "the plan has no stages"),
-        ([stage((8, 8, 1), sources=[])], "stage one has no sources"),
         ([stage((8, 8))], "stage one has no budget"),
         ([stage((8, 8), tokens=100, steps=4)], "tokens and steps are both given"),
         ([stage((8, 8, 4), tokens=100)], "tokens and the size of every phase are given"),

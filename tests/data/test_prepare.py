@@ -128,6 +128,7 @@ def test_ids_are_those_of_the_tokenizer(tmp_path, tokenizer, sources):
 def test_long_documents_give_the_same_bin_slice_by_slice(tmp_path, tokenizer, sources, monkeypatch):
     prepare(sources, tokenizer, tmp_path / "whole")
     monkeypatch.setattr(part_files, "LONG", 300)
+    monkeypatch.setattr(part_files, "BATCH_CHARACTERS", 300)
     monkeypatch.setattr(part_files, "cut", lambda text, tokenizer: real_cut(text, tokenizer, 200))
     prepare(sources, tokenizer, tmp_path / "sliced")
     assert digests(tmp_path / "whole") == digests(tmp_path / "sliced")
@@ -325,11 +326,11 @@ def test_interrupted_at_every_step_to_the_disk_it_ends_the_same(tmp_path, tokeni
 
 
 def counting_down(function, steps):
-    def counted(*arguments):
+    def counted(*arguments, **keywords):
         steps[0] -= 1
         if steps[0] < 0:
             raise KeyboardInterrupt
-        return function(*arguments)
+        return function(*arguments, **keywords)
 
     return counted
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from yxanul.bad_input import BadInput
-from yxanul.data.bin_writer import write_json
+from yxanul.data.whole_files import write_json
 from yxanul.run_folder import COMPLETE, RunFolder
 from yxanul.training.beginning import Beginning, beginning, check_folder, only_run_in, write_beginning
 from yxanul.training.config import read_config
@@ -120,7 +120,7 @@ def test_a_folder_with_other_files_is_refused_even_by_force(run, small_config):
 
 def test_a_start_that_was_killed_before_it_wrote_its_config_starts_again(run, small_config):
     with only_run_in(run):
-        (run.path / "config.yaml.tmp").write_text("model: ti")
+        (run.path / "config.yaml.partial").write_text("model: ti")
     check_folder(small_config(), run, force=False)
 
 

@@ -3,13 +3,13 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from yxanul.bad_input import BadInput
 from yxanul.strict_yaml import read_yaml
-from yxanul.training import config as config_module
 from yxanul.training.config import FREE, SETTINGS, differences, read_config, write_config
 from yxanul.training.training_arguments_fields import ACCEPTED, REFUSED, field_types
 
@@ -254,7 +254,7 @@ def test_a_written_config_reads_as_the_same_run(read, tmp_path):
         f"{OLDER}: true\nddp_timeout: 60\nmodel_config: {{embedding_rank: 16}}\nvalidation: {{math: bins/v}}"
     )
     again = read_back(config, tmp_path / "config.yaml")
-    assert again.resolved() == config.resolved() and not list(tmp_path.glob("*.tmp"))
+    assert again.resolved() == config.resolved() and not list(tmp_path.glob("*.partial"))
     assert again.shape().config.to_dict() == config.shape().config.to_dict()
     assert again.plan().stages == config.plan().stages and again.accumulation(2) == config.accumulation(2)
     written = list(read_yaml(tmp_path / "config.yaml"))
@@ -310,7 +310,7 @@ def test_a_write_that_fails_leaves_the_earlier_file(read, tmp_path, monkeypatch)
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(config_module.os, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError):
         write_config(read("seed: 5"), file)
     assert file.read_text() == earlier

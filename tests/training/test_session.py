@@ -2,7 +2,7 @@
 
 import pytest
 
-from yxanul.data.bin_writer import write_json
+from yxanul.data.whole_files import write_json
 from yxanul.run_folder import COMPLETE, RunFolder
 from yxanul.training.beginning import Beginning
 from yxanul.training.session import finish_what_was_cut_off
