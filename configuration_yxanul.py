@@ -22,7 +22,13 @@ class YxanulConfig(PreTrainedConfig):
     """The shape of a model. `presets/` holds the family's members, one YAML each."""
 
     model_type = "yxanul"
-    keys_to_ignore_at_inference = ["past_key_values", "token_losses", "token_correct"]
+    keys_to_ignore_at_inference = [
+        "past_key_values",
+        "token_losses",
+        "token_correct",
+        "token_entropy",
+        "token_confidence",
+    ]
     base_model_tp_plan = {
         "layers.*.self_attn.q_proj": "colwise",
         "layers.*.self_attn.k_proj": "colwise",

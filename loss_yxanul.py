@@ -32,7 +32,9 @@ VOCABULARY_MULTIPLE_ELSEWHERE = 128
 class TokenLoss(NamedTuple):
     loss: Tensor  # scalar, z-loss included
     token_losses: Tensor  # cross-entropy of each target, shaped like the targets; 0 where ignored; no gradient
-    token_correct: Tensor | None  # on request: is the target the largest logit? False where ignored
+    token_correct: Tensor | None = None  # on request: is the target the largest logit? False where ignored
+    token_entropy: Tensor | None = None  # on request, of every n-th prediction, in nats; 0 elsewhere and where ignored
+    token_confidence: Tensor | None = None  # on the same request, the largest probability of each; 0 where ignored
 
 
 def linear_cross_entropy(
@@ -46,6 +48,7 @@ def linear_cross_entropy(
     softcap: float | None = None,
     ignore_index: int = -100,
     return_correct: bool = False,
+    entropy_every: int = 0,
     chunk_rows: int | None = None,
     vocabulary_multiple: int | None = None,
 ) -> TokenLoss:
@@ -70,7 +73,7 @@ def linear_cross_entropy(
     if chunk_rows is None:
         chunk_rows = _rows_per_chunk(padded_vocabulary, latent.element_size(), device)
     wants_gradients = torch.is_grad_enabled()
-    loss, token_losses, correct, _, _ = _chunked_loss(
+    loss, token_losses, correct, entropy, confidence, _, _ = _chunked_loss(
         rows,
         weight,
         torch.where(counted, targets, 0).reshape(-1),
@@ -82,9 +85,19 @@ def linear_cross_entropy(
         return_correct,
         wants_gradients and rows.requires_grad,
         wants_gradients and weight.requires_grad,
+        entropy_every,
     )
-    token_losses = torch.where(counted, token_losses.detach().view(targets.shape), 0.0)
-    return TokenLoss(loss, token_losses, correct.view(targets.shape) & counted if return_correct else None)
+
+    def counted_only(figures: Tensor) -> Tensor:
+        return torch.where(counted, figures.detach().view(targets.shape), 0.0)
+
+    return TokenLoss(
+        loss,
+        counted_only(token_losses),
+        correct.view(targets.shape) & counted if return_correct else None,
+        counted_only(entropy) if entropy_every else None,
+        counted_only(confidence) if entropy_every else None,
+    )
 
 
 def cross_entropy(
@@ -96,6 +109,7 @@ def cross_entropy(
     z_loss: float = 0.0,
     ignore_index: int = -100,
     return_correct: bool = False,
+    entropy_every: int = 0,
 ) -> TokenLoss:
     """The same loss from finished logits (..., V), soft cap already applied; fp32 inside, whatever their dtype."""
     rows = logits.reshape(-1, logits.shape[-1]).to(_sum_dtype(logits))
@@ -105,8 +119,16 @@ def cross_entropy(
     total = (row_losses * row_weights).sum()
     if z_loss:
         total = total + z_loss * (rows.logsumexp(-1).square() * row_weights).sum()
-    correct = (logits.argmax(-1) == targets) & (targets != ignore_index) if return_correct else None
-    return TokenLoss(total / _divisor(num_items, row_weights), row_losses.detach().view(targets.shape), correct)
+    counted = targets != ignore_index
+    correct = (logits.argmax(-1) == targets) & counted if return_correct else None
+    entropy = confidence = None
+    if entropy_every:
+        p = rows.detach().softmax(-1).view(logits.shape)
+        is_nth = torch.arange(targets.numel(), device=targets.device).view(targets.shape) % entropy_every == 0
+        entropy = torch.special.entr(p).sum(-1).where(counted & is_nth, 0.0)
+        confidence = p.amax(-1).where(counted, 0.0)
+    loss = total / _divisor(num_items, row_weights)
+    return TokenLoss(loss, row_losses.detach().view(targets.shape), correct, entropy, confidence)
 
 
 def apply_softcap(logits: Tensor, softcap: float | None) -> Tensor:
@@ -148,9 +170,10 @@ def _chunked_loss(
     needs_correct: bool,
     needs_d_latent: bool,
     needs_d_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    entropy_every: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Sum of the weighted losses, every row's cross-entropy, and, empty if not needed: is every row's target its
-    largest logit, and the gradients of the sum.
+    largest logit, the entropy of some, the largest probabilities, and the gradients of the sum.
 
     All in fp32 (fp64 for fp64 inputs): the gradients are rounded to their own dtypes once, after the last scaling.
     """
@@ -161,7 +184,7 @@ def _chunked_loss(
                 raise IndexError(f"target {target} is outside of the vocabulary of {vocabulary}.")
     sum_dtype = _sum_dtype(latent)
     cross_entropies = latent.new_empty(rows, dtype=sum_dtype)
-    correct = _empty_correct(latent, needs_correct)
+    correct, entropy, confidence = _empty_figures(latent, needs_correct, entropy_every)
     z_terms = latent.new_zeros((), dtype=sum_dtype)
     d_latent, d_weight_VR = _empty_gradients(latent, padded_vocabulary, needs_d_latent, needs_d_weight)
     weight_VR = _padded(weight, padded_vocabulary, latent.dtype)
@@ -184,8 +207,15 @@ def _chunked_loss(
         else:
             largest = logits.amax(1, keepdim=True)
         target_logit = logits.gather(1, t[:, None]).squeeze(1)
-        p = logits.sub_(largest).exp_()
+        shifted = logits.sub_(largest)
+        if entropy_every:
+            some = slice(-start % entropy_every, None, entropy_every)
+            kept = shifted[some, :vocabulary].clone()  # without padding, where 0 x -inf would be no number
+        p = shifted.exp_()
         p_sum = p.sum(1)
+        if entropy_every:
+            means = kept.mul_(p[some, :vocabulary]).sum(1) / p_sum[some]
+            entropy[part][some], confidence[part] = p_sum[some].log() - means, p_sum.reciprocal()
         lse = p_sum.log() + largest.squeeze(1)
         cross_entropies[part] = lse - target_logit
         if z_loss:
@@ -207,11 +237,14 @@ def _chunked_loss(
                 d_weight_VR += torch.mm(d_logits.t(), z)
 
     total = (cross_entropies * row_weights).sum() + z_terms
-    return total, cross_entropies, correct, d_latent, d_weight_VR[:vocabulary]
+    return total, cross_entropies, correct, entropy, confidence, d_latent, d_weight_VR[:vocabulary]
 
 
-def _empty_correct(latent: Tensor, needs_correct: bool) -> Tensor:
-    return latent.new_empty(latent.shape[0] if needs_correct else 0, dtype=torch.bool)
+def _empty_figures(latent: Tensor, needs_correct: bool, entropy_every: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every row: correct, entropy, confidence."""
+    correct = latent.new_empty(latent.shape[0] if needs_correct else 0, dtype=torch.bool)
+    entropy = latent.new_zeros(latent.shape[0] if entropy_every else 0, dtype=_sum_dtype(latent))
+    return correct, entropy, torch.empty_like(entropy)
 
 
 def _empty_gradients(
@@ -232,16 +265,28 @@ def _padded(weight: Tensor, height: int, dtype: torch.dtype) -> Tensor:
 
 
 @_chunked_loss.register_fake
-def _(latent, weight, targets, row_weights, z_loss, softcap, chunk_rows, padded, *needs):
-    needs_correct, needs_d_latent, needs_d_weight = needs
+def _(
+    latent,
+    weight,
+    targets,
+    row_weights,
+    z_loss,
+    softcap,
+    chunk_rows,
+    padded,
+    correct,
+    d_latent,
+    d_weight,
+    entropy=0,
+):
     total = latent.new_empty((), dtype=_sum_dtype(latent))
-    correct = _empty_correct(latent, needs_correct)
-    gradients = _empty_gradients(latent, weight.shape[0], needs_d_latent, needs_d_weight)
-    return total, total.new_empty(latent.shape[0]), correct, *gradients
+    figures = _empty_figures(latent, correct, entropy)
+    gradients = _empty_gradients(latent, weight.shape[0], d_latent, d_weight)
+    return total, total.new_empty(latent.shape[0]), *figures, *gradients
 
 
 def _keep_gradients(ctx, inputs, output) -> None:
-    *_, needs_d_latent, needs_d_weight = inputs
+    *_, needs_d_latent, needs_d_weight, _ = inputs
     *_, d_latent, d_weight = output
     ctx.dtypes = inputs[0].dtype if needs_d_latent else None, inputs[1].dtype if needs_d_weight else None
     ctx.set_materialize_grads(False)
@@ -251,7 +296,7 @@ def _keep_gradients(ctx, inputs, output) -> None:
 def _scale_gradients(ctx, d_total, *_):
     """In place, for a V x R matrix should not exist twice; a graph that is kept for another backward gets a copy."""
     if d_total is None:
-        return (None,) * 11
+        return (None,) * 12
     if torch.is_grad_enabled():
         raise RuntimeError("This loss has no second derivative; return_logits=True takes one that has.")
     multiply = torch.mul if torch._C._autograd._get_current_graph_task_keep_graph() else Tensor.mul_
@@ -259,7 +304,7 @@ def _scale_gradients(ctx, d_total, *_):
         None if dtype is None else multiply(gradient, d_total).to(dtype)
         for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
     )
-    return *scaled, *[None] * 9
+    return *scaled, *[None] * 10
 
 
 _chunked_loss.register_autograd(_scale_gradients, setup_context=_keep_gradients)

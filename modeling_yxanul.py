@@ -459,6 +459,8 @@ def _restarting_positions(cu_seq_lens: Tensor, rows: int, length: int) -> Tensor
 class YxanulCausalLMOutput(CausalLMOutputWithPast):
     token_losses: Tensor | None = None  # cross-entropy of each target, 0 where ignored, no gradient; given with labels
     token_correct: Tensor | None = None  # is the target the largest logit? False where ignored; on request
+    token_entropy: Tensor | None = None  # of every n-th prediction, on request; 0 elsewhere
+    token_confidence: Tensor | None = None  # the largest probability of each, on the same request; 0 where ignored
 
 
 class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
@@ -514,13 +516,15 @@ class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
         z_loss: float = 0.0,
         return_logits: bool | None = None,
         return_correct: bool = False,
+        entropy_every: int = 0,
         **kwargs: Any,
     ) -> YxanulCausalLMOutput:
         """`labels` are shifted here, `shift_labels` came shifted and win; -100 is ignored.
 
         The loss is the sum over targets divided by `num_items_in_batch`, by default by the number of targets.
         `token_weights`, shaped and shifted like the labels, weigh each target; `z_loss` is its coefficient.
-        `return_correct` also tells for each target whether a greedy guess hits it, without forming logits for it.
+        `return_correct` also tells for each target whether a greedy guess hits it, `entropy_every` n the
+        entropy of every n-th prediction and the largest probability of each; neither forms logits for it.
         """
         # no parameter by name: Trainer takes every one with "label" in it for an input that evaluation must have
         shift_labels: Tensor | None = kwargs.pop("shift_labels", None)
@@ -543,10 +547,10 @@ class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
         if return_logits or not head_gives_loss:
             logits = self.lm_head(_positions_to_keep(hidden_states, logits_to_keep))
             logits = apply_softcap(logits, self.config.final_logit_softcapping)
-        loss = token_losses = token_correct = None
+        found = None
         if targets is not None:
             options: dict[str, Any] = {"num_items": num_items_in_batch, "z_loss": z_loss}
-            options["return_correct"] = return_correct
+            options |= {"return_correct": return_correct, "entropy_every": entropy_every}
             if token_weights is not None:
                 if token_weights.shape != targets.shape:
                     raise ValueError(
@@ -556,19 +560,15 @@ class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
                 options["token_weights"] = token_weights if shift_labels is not None else _shift(token_weights, 0)
             if logits is not None:
                 targets = targets.to(logits.device)  # of a model that is split over devices
-                loss, token_losses, token_correct = cross_entropy(logits, targets, **options)
+                found = cross_entropy(logits, targets, **options)
             else:
-                loss, token_losses, token_correct = self.lm_head(
-                    hidden_states, targets, softcap=self.config.final_logit_softcapping, **options
-                )
+                found = self.lm_head(hidden_states, targets, softcap=self.config.final_logit_softcapping, **options)
         return YxanulCausalLMOutput(
-            loss=loss,
             logits=logits if return_logits else None,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            token_losses=token_losses,
-            token_correct=token_correct,
+            **({} if found is None else found._asdict()),
         )
 
 

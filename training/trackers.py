@@ -268,10 +268,14 @@ class Trackers:
 
 
 def numbers(metrics: dict[str, Any]) -> dict[str, float]:
-    """What a tracker gets of a line of metrics.jsonl."""
+    """What a tracker gets of a line of metrics.jsonl; of a list, as figures by layer are, a number for each entry."""
+    named = []
+    for key, value in metrics.items():
+        entries = enumerate(value) if isinstance(value, list) else []
+        named += [(f"{key}/{place:02d}", entry) for place, entry in entries] or [(key, value)]
     return {
         f"eval/{key[5:]}" if key.startswith("eval_") else f"train/{key}": value
-        for key, value in metrics.items()
+        for key, value in named
         if key not in ("step", "time") and isinstance(value, int | float)
     }
 

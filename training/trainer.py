@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from yxanul.data.progress import say
 from yxanul.evaluation.bits_per_byte import DomainScore, HeldOut, evaluate
@@ -28,6 +29,7 @@ from yxanul.training import checkpoints
 from yxanul.training.config import RunConfig
 from yxanul.training.gates import Evidence
 from yxanul.training.guard import StepGuard
+from yxanul.training.health import REQUESTS, Health
 from yxanul.training.launch import zero
 from yxanul.training.launch.fsdp2 import group_tied_factors
 from yxanul.training.loader import MicroBatches, loader
@@ -67,6 +69,9 @@ class YxanulTrainer(Trainer):
             model=model, args=args, train_dataset=batches, processing_class=tokenizer, callbacks=callbacks
         )
         self.guard = StepGuard(config.skip_above, self.args.device)
+        self.health = Health(self.args.device, ranks, self.plan, model.config, run)
+        self.add_callback(self.health)
+        self._stage_ends = {self.plan.stage_steps(index).stop for index in range(len(self.plan.stages))}
         self.start_clock()
 
     def start_clock(self) -> None:
@@ -80,7 +85,11 @@ class YxanulTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Tensor]:
         """The stock method counts targets on every rank and gathers the counts; the plan knows them."""
-        samples = [next(epoch_iterator) for _ in range(num_batches)]
+        step = self.state.global_step + 1
+        is_first_log = step == 1 and self.args.logging_first_step
+        self.health.observes = is_first_log or step % self.state.logging_steps == 0 or step in self._stage_ends
+        with self.health.timed("data"):
+            samples = [next(epoch_iterator) for _ in range(num_batches)]
         self._targets_in_step = [sample.pop("targets_in_step") for sample in samples][0]
         return samples, torch.full((), self._targets_in_step, device=device)  # a number would be copied, with a wait
 
@@ -95,11 +104,21 @@ class YxanulTrainer(Trainer):
             model.train()
         with self._autocast():
             batch = self._prepare_inputs(inputs) | {"z_loss": self.config.z_loss}
+            batch |= REQUESTS if self.health.observes else {}
             loss: Any = self.compute_loss(model, batch, num_items_in_batch=num_items_in_batch)
         self.guard.add_loss(loss.detach())
         options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
-        self.accelerator.backward(loss, **options)
+        with self.health.timed("backward"):
+            self.accelerator.backward(loss, **options)
         return loss.detach()
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        with self.health.timed("forward"):
+            found: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
+        self.health.see_predictions(found[1], inputs["shift_labels"])
+        return found if return_outputs else found[0]
 
     def _autocast(self) -> torch.autocast:
         """Ours, not accelerate's, which FSDP2 replaces by weights, sums and losses in bf16; the same in evaluation."""
@@ -111,6 +130,7 @@ class YxanulTrainer(Trainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """The stock method looks for the parameters in the whole module tree, in every step."""
+        self.health.see_gradients()
         return self.accelerator.clip_grad_norm_(self._parameters, self.args.max_grad_norm)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Tensor:
@@ -147,11 +167,13 @@ class YxanulTrainer(Trainer):
         return self.lr_scheduler
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        maybe_install_capturing_hooks(self.model.base_model)  # else, at the first log, what is compiled is made anew
         if self.is_fsdp_enabled:
             group_tied_factors(self.model, self.accelerator)
         if not self.is_deepspeed_enabled:
             model, batches = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
             self._parameters = list(model.parameters())  # in the model's order, by which accelerate knows FSDP2's
+            self.health.know_parameters(checkpoints.named_parameters(model))
             model.zero_grad = self._inner_optimizer.zero_grad  # this, too, would walk the whole tree in every step
             return model, batches
         if resume_from_checkpoint is not None:
@@ -268,8 +290,8 @@ class YxanulTrainer(Trainer):
             mean = sum(score.bits_per_byte for score in self.scores.values()) / len(self.scores)
             metrics[f"{metric_key_prefix}_bits_per_byte"] = mean
             self.log(metrics)
-        self._logged_at += time.monotonic() - began
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._logged_at += time.monotonic() - began
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
@@ -294,12 +316,13 @@ class YxanulTrainer(Trainer):
             logs = self._training_figures(logs)
         elif not any(name.startswith("eval_") for name in logs):
             return  # the stock Trainer's last words: samples per second of a batch size that nobody set
+        self.health.alerts.remember(logs)
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
     def _training_figures(self, logs: dict[str, float]) -> dict[str, Any]:
         """One exchange and one wait for the device."""
-        sums = self.accelerator.reduce(self.guard.losses.clone(), "mean")
-        loss_sum, loss_steps, skipped, in_a_row = torch.cat((sums, self.guard.skipped)).tolist()
+        numbers = self.health.fetch(self.guard.values)
+        skipped, in_a_row, loss_sum, loss_steps = (value / self.ranks.count for value in numbers["guard"][2:])
         self.guard.clear_losses()
         if in_a_row >= self.config.max_bad_steps:
             say(f"{int(in_a_row)} steps in a row had bad gradients and were skipped: the run saves and stops.")
@@ -308,6 +331,7 @@ class YxanulTrainer(Trainer):
         position = self.plan.at(self.state.global_step - 1)
         rate = (self.tokens - self._logged_tokens) / (time.monotonic() - self._logged_at)
         self.start_clock()
+        figures = self.health.figures(numbers, self.state.global_step, loss, rate, self._targets_in_step)
         return {
             "loss": loss,
             "perplexity": math.exp(min(loss, 700.0)),
@@ -318,4 +342,4 @@ class YxanulTrainer(Trainer):
             "rows": position.rows,
             "tokens_per_second": rate,
             "skipped_steps": int(skipped),
-        }
+        } | figures

@@ -9,7 +9,7 @@ import pytest
 import small_runs.processes
 import yaml
 
-TIMES = ("time", "tokens_per_second")
+TIMES = ("time", "tokens_per_second", "mfu", "memory", "power")  # or what comes before a "/"
 VOCABULARY = 61
 SHAPE = {
     "vocab_size": VOCABULARY,
@@ -112,7 +112,9 @@ class Run:
     def lines(self, key="loss"):
         """Of metrics.jsonl, without what time alone decides."""
         lines = [json.loads(line) for line in (self.folder / "metrics.jsonl").open()]
-        return [{name: line[name] for name in line if name not in TIMES} for line in lines if key in line]
+        return [
+            {name: line[name] for name in line if name.partition("/")[0] not in TIMES} for line in lines if key in line
+        ]
 
     def losses(self):
         return [line["loss"] for line in self.lines()]

@@ -374,6 +374,19 @@ def test_only_numbers_are_sent_under_names_that_group(folder):
     assert numbers(line) == {"train/tokens": 5, "eval/math_bits_per_byte": 0.5}
 
 
+def test_figures_by_layer_are_sent_as_one_number_for_each():
+    line = {
+        "step": 3,
+        "layers/gradient_norm": [0.5, None, *range(2, 11)],
+        "alerts": ["gradient/nan is 1"],
+        "mfu": None,
+    }
+    assert numbers(line) == {
+        "train/layers/gradient_norm/00": 0.5,
+        **{f"train/layers/gradient_norm/{layer:02d}": layer for layer in range(2, 11)},
+    }
+
+
 @pytest.mark.parametrize(
     "text, shown",
     [

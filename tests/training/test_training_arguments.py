@@ -85,4 +85,4 @@ def test_compiling_keeps_a_graph_for_every_length(arguments, monkeypatch):
     arguments()
     assert torch._dynamo.config.recompile_limit == 8
     arguments(torch_compile=True)
-    assert torch._dynamo.config.recompile_limit == 2 * 3 + 8
+    assert torch._dynamo.config.recompile_limit == 3 * 3 + 8
