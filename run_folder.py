@@ -11,6 +11,8 @@ RUN/config.yaml          the resolved recipe, every default written out
 
 import json
 import os
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +41,11 @@ class RunFolder:
         return self.stages / f"{index + 1}-{name}"
 
 
-def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """All whole lines: a kill may leave half of one at the end."""
+def read_metrics(file: Path, containing: str = "", last: int | None = None) -> Iterator[dict[str, Any]]:
+    """Whole lines, for a kill may leave half of one at the end; `last`: so many of them. A long run has 100 MB."""
     if not file.exists():
-        return []
-    lines = file.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+        return
+    with file.open(encoding="utf-8") as lines:
+        wanted = (line for line in lines if containing in line and line.endswith("\n"))
+        for line in wanted if last is None else deque(wanted, maxlen=last):
+            yield json.loads(line)

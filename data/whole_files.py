@@ -4,15 +4,15 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 
-def write_whole(file: Path, text: str) -> None:
+def write_whole(file: Path, pieces: Iterable[str]) -> None:
     partial = file.with_name(f"{file.name}.partial")
     with partial.open("w", encoding="utf-8") as handle:
-        handle.write(text)
+        handle.writelines(pieces)
         handle.flush()
         os.fsync(handle.fileno())
     partial.replace(file)
@@ -20,7 +20,7 @@ def write_whole(file: Path, text: str) -> None:
 
 
 def write_json(file: Path, content: Any) -> None:
-    write_whole(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_whole(file, [json.dumps(content, indent=2, ensure_ascii=False), "\n"])
 
 
 @contextlib.contextmanager

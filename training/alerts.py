@@ -26,7 +26,7 @@ class Alerts:
     def remember(self, line: dict[str, Any]) -> None:
         """A line of metrics.jsonl, of this process or of those before it."""
         for name, value in line.items():
-            if name.startswith("eval_") and name.endswith("_loss"):
+            if name.startswith("eval_") and name.endswith("_loss") and value is not None:
                 self.held_out_losses[name.removeprefix("eval_").removesuffix("_loss")] = value
         if "stage" in line:
             watched = {name: value for name, value in line.items() if name.startswith(tuple(WATCHED))}

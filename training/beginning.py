@@ -48,7 +48,7 @@ def beginning(config: RunConfig, plan: Plan, run: RunFolder, resume: str | None,
         raise BadInput(f"{checkpoint} is at step {step:,}, the plan has {plan.steps:,}: give --resume an earlier one.")
     if stage is None:
         return Beginning(checkpoint, step, plan.steps)
-    steps = _stage_steps(plan, stage)
+    steps = stage_steps(plan, stage)
     if step >= steps.start:
         return Beginning(checkpoint, step, steps.stop)
     if config.init_from is not None and checkpoint is None:
@@ -59,7 +59,7 @@ def beginning(config: RunConfig, plan: Plan, run: RunFolder, resume: str | None,
     )
 
 
-def _stage_steps(plan: Plan, name: str) -> range:
+def stage_steps(plan: Plan, name: str) -> range:
     names = [stage.name for stage in plan.stages]
     if name not in names:
         raise unknown_name("stage", name, names)

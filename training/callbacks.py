@@ -34,13 +34,14 @@ class CurriculumCallback(TrainerCallback):
     def __init__(self, trainer: YxanulTrainer, stop_step: int, gates: Gates | None = None) -> None:
         self.trainer, self.stop_step, self.gates = trainer, stop_step, gates or Gates(trainer.run)
         plan = trainer.plan
+        self.begin_step = 0
         self.stage_ends = {plan.stage_steps(index).stop for index in range(len(plan.stages))}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         state.compute_steps(args, state.max_steps)  # what a checkpoint says of saving and logging is its past
-        step = state.global_step
+        step = self.begin_step = state.global_step
         if self.trainer.held_out and (step == 0 or self.gates.lack_scores(step)):
             self.trainer.evaluate()
         self.trainer.start_clock()
@@ -66,7 +67,7 @@ class CurriculumCallback(TrainerCallback):
         scores = self.trainer.evidence
         ranks.first_writes(lambda: save_scores(self.trainer.run, step, scores))
         stage = gates.stage_ending(step)
-        if stage is None:
+        if stage is None or step == self.begin_step:  # then it was judged by the start that came here
             return
         findings = gates.judge(step, scores)
         gates.record(step, findings)
@@ -135,5 +136,6 @@ def _or_null(value: Any) -> Any:
 def cut_metrics(run: RunFolder, after_step: int) -> None:
     """Drops the lines of steps that will be done again, so that each is there once."""
     if run.metrics.exists():
-        kept = [line for line in read_metrics(run.metrics) if line["step"] <= after_step]
-        write_whole(run.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+        write_whole(
+            run.metrics, (json.dumps(line) + "\n" for line in read_metrics(run.metrics) if line["step"] <= after_step)
+        )

@@ -192,7 +192,7 @@ def read_config(recipe: str, assignments: list[str], scale: str | None = None) -
         from yxanul.training.scale import scaled
 
         read_config(recipe, []).plan()
-        given = scaled(given, str(file))
+        given = scaled(given | {key: changes[key] for key in ("init_from",) if key in changes}, str(file))
     for key, value in changes.items():
         if value is None and f"{key}=" in assignments:
             raise BadInput(f"command line: {key}= is empty: leave it out to keep the default, or write {key}=null.")
@@ -229,7 +229,7 @@ def read_config(recipe: str, assignments: list[str], scale: str | None = None) -
 
 
 def write_config(config: RunConfig, path: Path) -> None:
-    write_whole(path, yaml.dump(config.resolved(), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+    write_whole(path, [yaml.dump(config.resolved(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)])
 
 
 class _Dumper(yaml.SafeDumper):

@@ -121,7 +121,7 @@ class Console:
 def bits_per_byte(metrics: dict[str, Any]) -> dict[str, float]:
     """The held-out figure of each domain in a line of metrics.jsonl; their mean is none of them."""
     found = {re.fullmatch("eval_(.+)_bits_per_byte", key): value for key, value in metrics.items()}
-    return {match[1]: value for match, value in found.items() if match}
+    return {match[1]: value for match, value in found.items() if match and value is not None}
 
 
 def sparkline(values: list[float], width: int) -> str:

@@ -15,6 +15,7 @@ before, so small losses cannot add up. Verdicts go to RUN/gates.json, the scores
 
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from yxanul.bad_input import BadInput, unknown_name
-from yxanul.data.whole_files import write_json
+from yxanul.data.whole_files import sync_folder, write_json
 from yxanul.run_folder import RunFolder
 
 KEYS = ("domain", "falls", "stays", "keeps", "known", "holds")
@@ -154,7 +155,10 @@ def save_scores(run: RunFolder, step: int, scores: dict[str, Evidence]) -> None:
     run.scores.mkdir(exist_ok=True)
     partial = run.scores / f"step-{step}.partial"
     save_file(arrays, partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
     partial.replace(_scores_file(run, step))
+    sync_folder(run.scores)
 
 
 def _scores_file(run: RunFolder, step: int) -> Path:
@@ -175,13 +179,39 @@ class Gates:
     """Of a run: the stages that have one, and what was found."""
 
     def __init__(
-        self, run: RunFolder, gates: dict[str, Gate] | None = None, stages: Sequence[tuple[str, int, int]] = ()
+        self,
+        run: RunFolder,
+        gates: dict[str, Gate] | None = None,
+        stages: Sequence[tuple[str, int, int]] = (),
+        origin: RunFolder | None = None,
     ) -> None:
-        """`stages`: name, first step and end of each, in order."""
+        """`stages`: name, first step and end of each, in order; `origin`: the run whose checkpoint this one takes."""
         self.run, self.gates, self.stages = run, gates or {}, stages
         self.verdicts: dict[str, dict[str, Any]] = {}
-        if run.gates.exists():
-            self.verdicts = json.loads(run.gates.read_text(encoding="utf-8"))
+        judged = [folder.gates for folder in (run, origin) if folder and folder.gates.exists()]
+        if judged:
+            self.verdicts = json.loads(judged[0].read_text(encoding="utf-8"))
+
+    def check_held_out(self, held_out: dict[str, np.ndarray], step: int) -> None:
+        """That the run's scores until this step are of the documents that will be scored, by their bytes."""
+        for _, first, _ in self.stages if self.gates else ():
+            if first > step or not _scores_file(self.run, first).exists():
+                continue
+            for domain, sizes in held_out.items():
+                if not np.array_equal(load_scores(self.run, first, domain).weights, sizes):
+                    raise BadInput(
+                        f"{_scores_file(self.run, first)} was made with other held-out text of {domain}, and gates "
+                        "compare with it: take the change of validation back, or start in a new folder."
+                    )
+
+    def go_back_to(self, step: int) -> None:
+        """What was found later is of another future."""
+        self.verdicts = {name: verdict for name, verdict in self.verdicts.items() if verdict["step"] <= step}
+        for file in self.run.scores.glob("step-*.safetensors"):
+            if int(file.stem.removeprefix("step-")) > step:
+                file.unlink()
+        if self.verdicts or self.run.gates.exists():
+            self.write()
 
     def lack_scores(self, step: int) -> bool:
         """Whether a stage begins here that will be compared with the model as it is now, and nobody has looked."""

@@ -26,7 +26,7 @@ from yxanul.catalog import training_flops_per_token
 from yxanul.data.plan import Plan, Position
 from yxanul.data.stream import IGNORED
 from yxanul.run_folder import RunFolder, read_metrics
-from yxanul.training.alerts import Alerts
+from yxanul.training.alerts import MEAN_OVER, Alerts
 from yxanul.training.device import Device, seconds
 from yxanul.training.ranks import Ranks
 
@@ -86,7 +86,9 @@ class Health(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A resumed run goes on with the means that it had."""
         if self.ranks.is_first:
-            for line in read_metrics(self.run.metrics):
+            for line in read_metrics(self.run.metrics, containing='"eval_'):
+                self.alerts.remember(line)
+            for line in read_metrics(self.run.metrics, containing='"stage"', last=MEAN_OVER):
                 self.alerts.remember(line)
 
     # While a step runs

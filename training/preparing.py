@@ -91,7 +91,7 @@ def checked_entry(name: str, given: Any) -> dict[str, Any]:
 def _make(entries: dict[Path, dict[str, Any]], tokenizer: str) -> None:
     for folder, entry in entries.items():  # all that can be wrong is said before hours of work
         with _named(folder, entry, tokenizer):
-            for spec in entry["sources"]:
+            for spec in (*entry["sources"], *entry.get("decontaminate", ())):
                 open_source(spec)
     for folder, entry in entries.items():
         say(f"{folder} is not there yet: it is made now.")

@@ -35,17 +35,31 @@ def main(arguments: list[str]) -> int:
     launched = "WORLD_SIZE" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
     if launched and options.processes:
         raise BadInput("--processes starts processes, and so does this launcher: leave --processes out.")
-    # what can be known before hours of preparing is said before them
-    if all("tokens" in source for stage in config.stages for source in stage.get("sources") or []):
-        config.accumulation(int(os.environ.get("WORLD_SIZE", options.processes or 1)))
-    if config.init_from is not None and not RunFolder(options.out).config.exists():
-        replace(config, model=config.init_from).shape()
+    _check_before_preparing(config, options)
     prepare_missing(config.data, config.tokenizer)
     processes = options.processes or (1 if launched else _one_for_each_gpu(config))
     config.accumulation(int(os.environ.get("WORLD_SIZE", processes)))  # refuses rows that do not divide
     if processes > 1:
         return start("yxanul.training.pretrain", _without_processes(arguments), processes)
     return _run(config, options)
+
+
+def _check_before_preparing(config: RunConfig, options: argparse.Namespace) -> None:
+    """What can be known before hours of preparing is said before them."""
+    from yxanul.training import beginning
+    from yxanul.training.optimizers import learning_rates
+
+    run = RunFolder(options.out)
+    if not options.force:
+        beginning.check_folder(config, run, force=False)
+    if all("tokens" in source for stage in config.stages for source in stage.get("sources") or []):
+        config.accumulation(int(os.environ.get("WORLD_SIZE", options.processes or 1)))
+        plan = config.plan()
+        learning_rates(config, plan)
+        if options.stage is not None:
+            beginning.stage_steps(plan, options.stage)
+    if config.init_from is not None and not run.config.exists():
+        replace(config, model=config.init_from).shape()
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
@@ -80,7 +94,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
     recipe, *assignments = words
     if options.init_from is not None:
         assignments.append(f"init_from={options.init_from}")
-    if options.scale and os.environ.get("RANK", "0") == "0":
+    if options.scale and "WORLD_SIZE" not in os.environ:
         say(SCALE_NOTE)
     return options, read_config(recipe, assignments, options.scale)
 
@@ -159,10 +173,13 @@ def _run(config: RunConfig, options: argparse.Namespace) -> int:
     ranks = Ranks(args.ddp_timeout)
     begin = ranks.from_first(begin)  # disks that machines share may show the same folder at different times
     stages = [(stage.name, steps.start, steps.stop) for stage, steps in plan.stages_and_steps()]
-    gates = Gates(run, config.gates(), stages)
+    origin = RunFolder(begin.checkpoint.parent.parent) if begin.checkpoint else None
+    gates = Gates(run, config.gates(), stages, origin)
+    gates.check_held_out({domain: text.document_bytes for domain, text in held_out.items()}, begin.step)
     if options.accept_gate:
         gates.accept(options.accept_gate, options.reason)
-        ranks.first_writes(gates.write)
+        if run.config.exists():  # else the folder is made when the run begins
+            ranks.first_writes(gates.write)
     failed = gates.failed_at(begin.step)
     if failed and not options.evaluate_only:
         if ranks.is_first:

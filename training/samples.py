@@ -26,11 +26,11 @@ class Samples(TrainerCallback):
     ) -> None:
         trainer, step = self.trainer, state.global_step
         tokenizer: Any = trainer.processing_class
-        if tokenizer is None or step == 0:
+        if tokenizer is None or step == 0 or not trainer.held_out:
             return
         stage = trainer.plan.stages[trainer.plan.at(step - 1).stage_index].name
         domain = stage if stage in trainer.held_out else next(iter(trainer.held_out))
-        prompt = trainer.held_out[domain].opening(PROMPT_TOKENS)
+        prompt = trainer.held_out[domain].opening(min(PROMPT_TOKENS, trainer.model.config.max_position_embeddings - 2))
         ids = continuation(trainer, prompt)
         if self.show:
             before, after = (tokenizer.decode(part, skip_special_tokens=True) for part in (prompt, ids))
@@ -42,7 +42,8 @@ def continuation(trainer: YxanulTrainer, prompt: list[int]) -> list[int]:
     model, end = trainer.model, prompt[0]
     was_training = model.training
     model.eval()
-    greedy = GenerationConfig(max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=end, pad_token_id=end)
+    room = min(NEW_TOKENS, model.config.max_position_embeddings - len(prompt))
+    greedy = GenerationConfig(max_new_tokens=room, do_sample=False, eos_token_id=end, pad_token_id=end)
     try:
         with trainer._autocast():
             ids = torch.tensor([prompt], device=trainer.args.device)

@@ -47,12 +47,12 @@ def scaled(recipe: dict[str, Any], file: str) -> dict[str, Any]:
         """Of the bins that stand in for a bin of the recipe."""
         for entry, spec in stand_ins.items():
             if name == entry or name.startswith(f"{entry}/"):
-                return f"{FOLDER}/{re.sub('[^a-z]+', '-', spec.removeprefix('builtin:'))}"
+                return f"{FOLDER}/{re.sub('[^a-z0-9]+', '-', spec.removeprefix('builtin:'))}"
         raise BadInput(f"{file}: {name} has no stand-in for --scale tiny: give it an entry under `data` with one.")
 
-    accumulates = "max_micro_batch_tokens" in recipe or int(recipe.get("gradient_accumulation_steps", 1)) > 1
+    accumulates = "max_micro_batch_tokens" in recipe or _whole(recipe.get("gradient_accumulation_steps") or 1) > 1
     real = [phase for stage in recipe["stages"] for phase in stage["phases"]]
-    shrink = math.ceil(max(int(phase["length"]) for phase in real) / LONGEST)
+    shrink = math.ceil(max(_whole(phase["length"]) for phase in real) / LONGEST)
     phases = iter(_phases(real, shrink, 1 + accumulates))
     tiny = {key: value for key, value in recipe.items() if key not in LEFT_OUT.split()} | {
         "tokenizer": f"{FOLDER}/tokenizer",
@@ -80,14 +80,19 @@ def _stand_in(name: str, entry: dict[str, Any], file: str) -> str:
     return str(spec)
 
 
+def _whole(value: Any) -> int:
+    """YAML 1.1 reads 1e3 as text."""
+    return int(float(value))
+
+
 def _warmup(keys: dict[str, Any]) -> dict[str, int]:
     return {"warmup_steps": 2} if keys.get("warmup_steps") or keys.get("warmup_tokens") else {}
 
 
 def _phases(phases: list[dict[str, Any]], shrink: int, accumulation: int) -> list[dict[str, int]]:
     """Equal steps for all. Rows are so many that every step is a whole number of blocks: no steps are added then."""
-    tokens = [int(phase["length"]) * int(phase["rows"]) for phase in phases]
-    lengths = [max(4, int(phase["length"]) // shrink) for phase in phases]
+    tokens = [_whole(phase["length"]) * _whole(phase["rows"]) for phase in phases]
+    lengths = [max(4, _whole(phase["length"]) // shrink) for phase in phases]
     block, found = math.lcm(*lengths), []
     for length, step_tokens in zip(lengths, tokens, strict=True):
         unit = math.lcm(block // length, accumulation)

@@ -107,6 +107,7 @@ class Session:
         begin = self.begin
         write_beginning(self.config, self.run, self.ranks.count, str(self.trainer.args.device))
         cut_metrics(self.run, begin.step if begin.checkpoint else -1)
+        self.gates.go_back_to(begin.step)
         aside = checkpoints.set_aside_later(self.run, begin.step)
         if aside:
             say(f"going back to step {begin.step:,}: what came later is in {aside} now.")
@@ -136,11 +137,11 @@ class Session:
         elif code == GATE_FAILED:
             say(f"a gate is shut at step {step:,}: saved, nothing more is learnt; {self.run.gates} says why.")
         elif step == self.plan.steps:
-            say(f"done: {self.run.final} loads with from_pretrained.")
-            say(
-                f"next, on text of yours: yxanul pretrain continue --init-from {self.run.final} "
-                f"tokenizer={self.run.final} --out RUN  (docs/continued-pretraining.md)"
-            )
+            final = self.run.final
+            say(f"done: {final} loads with from_pretrained.")
+            if self.trainer.processing_class is not None:
+                begin = f"yxanul pretrain continue --init-from {final} tokenizer={final} --out RUN"
+                say(f"next, on text of yours: {begin}  (docs/continued-pretraining.md)")
         else:
             say(f"this stage is done at step {step:,} of {self.plan.steps:,}; without --stage the run goes on.")
 

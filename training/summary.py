@@ -36,8 +36,9 @@ def print_summary(run: RunFolder, plan: Plan, held_out: dict[str, HeldOut], toke
 
 def stages_and_domains(run: RunFolder, plan: Plan) -> dict[str, dict[str, float]]:
     """At the start and after each stage, as far as the run has come and there is held-out text."""
-    scored = {line["step"]: found for line in read_metrics(run.metrics) if (found := bits_per_byte(line))}
-    places = {"at the start": min(scored, default=0)}
+    lines = read_metrics(run.metrics, containing='"eval_')
+    scored = {line["step"]: found for line in lines if (found := bits_per_byte(line))}
+    places = {"at the start": 0}
     places |= {f"after {stage.name}": steps.stop for stage, steps in plan.stages_and_steps()}
     return {name: scored[step] for name, step in places.items() if step in scored}
 

@@ -9,6 +9,7 @@ Not here: what happens at which step (callbacks.py), how processes are started (
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,8 @@ class YxanulTrainer(Trainer):
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         maybe_install_capturing_hooks(self.model.base_model)  # else, at the first log, what is compiled is made anew
         if self.is_fsdp_enabled:
+            # of the hidden states that a step which logs puts out, and nobody changes in place
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
             group_tied_factors(self.model, self.accelerator)
         if not self.is_deepspeed_enabled:
             model, batches = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)

@@ -95,3 +95,30 @@ def test_a_task_that_nobody_brings_is_refused_before_any_work(gated):
 def test_a_gate_with_a_handful_of_documents_is_refused_before_any_work(gated):
     few = gated({"falls": 0.02}, {"falls": 0.02}, validation_tokens=100)
     assert few() == 2 and "a gate needs 8 at least" in few.said() and not few.folder.exists()
+
+
+def test_a_run_that_begins_behind_a_gated_stage_judges_what_it_trains(gated, tmp_path):
+    """The stage before was somebody else's; starting again changes nothing about that."""
+    whole = gated({"falls": 0.02}, {"falls": 0.02, "keeps": 0.9})
+    assert whole() == 0, whole.said()
+    later = gated({"falls": 0.02}, {"falls": 0.9})
+    begin = "--stage", "code", "--init-from", whole.folder / "stages/1-language"
+    assert [later(*begin), later(*begin)] == [3, 3], later.said()
+    assert list(verdicts(later)) == ["code"]
+
+
+def test_the_checkpoint_of_a_run_whose_gate_failed_does_not_go_on_in_another_folder(gated):
+    failed, other = (gated({"falls": 0.9}, {"falls": 0.02}) for _ in range(2))
+    assert failed() == 3
+    other.recipe = failed.recipe
+    resume = "--resume", failed.folder / "stages/1-language"
+    assert other(*resume) == 3 and "--accept-gate language" in other.said()
+    assert other(*resume, "--accept-gate", "language", "--reason", "a test") == 0, other.said()
+    assert verdicts(other)["language"]["accepted"]["reason"] == "a test"
+
+
+def test_other_held_out_text_in_the_middle_of_a_gated_run_is_refused(gated):
+    changed = gated({"falls": 0.02}, {"falls": 0.02, "keeps": 0.9})
+    assert changed("--stage", "language") == 0, changed.said()
+    assert changed("validation_tokens=2000") == 2 and "other held-out text of language" in changed.said()
+    assert changed() == 0, changed.said()

@@ -190,3 +190,15 @@ def test_a_zero_shot_task_must_hold_against_its_best_stage(tmp_path):
         ("quiz", "held", 0.5, False),
         ("quiz", "held", 0.5, True),
     ]
+
+
+def test_going_back_forgets_what_was_found_later(gates, tmp_path):
+    run, later = RunFolder(tmp_path), gates()
+    save_scores(run, 30, {"language": score(2.2), "math": score(1.0, seed=5)})
+    for step in (10, 30):
+        later.record(step, [])
+    later.write()
+    back = gates()
+    back.go_back_to(12)
+    assert list(gates().verdicts) == ["language"]
+    assert {file.name for file in run.scores.iterdir()} == {"step-0.safetensors", "step-10.safetensors"}

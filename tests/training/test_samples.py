@@ -48,5 +48,15 @@ def test_it_is_shown_by_one_rank_and_computed_by_all(trainer):
     assert len(shown) == 1 and shown[0].startswith("sample of code: ")
 
 
+def test_there_is_none_without_held_out_text(trainer):
+    trainer.held_out = {}
+    Samples(trainer, pytest.fail).on_evaluate(None, SimpleNamespace(global_step=15), None)
+
+
+def test_it_ends_where_the_positions_end(trainer):
+    trainer.model.config.max_position_embeddings = 20
+    assert len(continuation(trainer, trainer.held_out["code"].opening(12))) <= 7
+
+
 def test_there_is_none_before_the_first_step(trainer):
     Samples(trainer, pytest.fail).on_evaluate(None, SimpleNamespace(global_step=0), None)

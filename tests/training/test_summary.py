@@ -44,9 +44,9 @@ def test_stages_that_ended_have_their_figures(run, plan):
     assert stages_and_domains(run, plan) == {"at the start": {"code": 4.0}, "after language": {"code": 3.0}}
 
 
-def test_a_run_that_began_behind_the_first_stage_starts_where_it_began(run, plan):
-    write(run, scored(12, code=4.0), scored(20, code=3.0))
-    assert stages_and_domains(run, plan)["at the start"] == {"code": 4.0}
+def test_a_run_that_began_behind_the_first_stage_has_the_model_that_it_began_with(run, plan):
+    write(run, scored(12, code=4.0), scored(16, code=None), scored(20, code=3.0))
+    assert stages_and_domains(run, plan) == {"after language": {"code": 4.0}, "after code": {"code": 3.0}}
 
 
 def test_gzip_is_that_of_the_held_out_text(text):
