@@ -1,4 +1,4 @@
-# make demo     from nothing to a model, offline   (five minutes of one core)
+# make demo     from nothing to a model, offline   (seven minutes of one core)
 # make test     everything that CI runs            make check          ruff (lint, format) and mypy
 # make format   let ruff rewrite the files         make test-upstream  transformers' own model tests, on our model
 # All of them need nothing but Python 3.11 or newer: .venv is made on first use.
