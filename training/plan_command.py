@@ -1,7 +1,8 @@
 """`yxanul plan RECIPE [key=value ...]`: what a run would eat, phase by phase, before there is any data.
 
 `--json` prints the same for programs; `print_plan(config)` is the table for other commands. A source that is not there
-yet counts with the `tokens` that the recipe expects. Not here: hours, memory and money.
+yet counts with the `tokens` that the recipe expects. `--gpu h200 --count 8 --price 2.5` adds memory, hours and money
+(estimate.py).
 """
 
 import argparse
@@ -9,9 +10,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from rich.markup import escape
+
 from yxanul.catalog import training_flops_per_token
 from yxanul.data.progress import say
 from yxanul.training.config import SCALE_HELP, RunConfig, read_config, settings_help
+from yxanul.training.estimate import GIB, GPUS, estimate
 from yxanul.training.scale import NOTE as SCALE_NOTE
 
 
@@ -27,14 +31,26 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("assignments", nargs="*", metavar="key=value", help="settings to change first")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--scale", choices=["tiny"], help=SCALE_HELP)
+    parser.add_argument("--gpu", help=f"memory, hours and money on it: {', '.join(GPUS)}")
+    parser.add_argument("--count", type=int, default=1, help="how many (default: 1)")
+    parser.add_argument("--price", type=float, help="of an hour of one")
     options = parser.parse_intermixed_args(arguments)
+    if not options.gpu and (options.count, options.price) != (1, None):
+        parser.error("--count and --price are about GPUs: add --gpu")
+    if options.count < 1 or (options.price is not None and not options.price >= 0):
+        parser.error("--count must be at least 1, and --price no less than 0")
     if options.scale:
         say(SCALE_NOTE)
     config = read_config(options.recipe, options.assignments, options.scale)
+    facts = describe(config)
+    if options.gpu:
+        facts["estimate"] = estimate(config, facts["phases"], options.gpu, options.count, options.price)
     if options.json:
-        print(json.dumps(describe(config), indent=2))  # noqa: T201 - the command's output
+        print(json.dumps(facts, indent=2))  # noqa: T201 - the command's output
     else:
         print_plan(config)
+        if options.gpu:
+            print_estimate(facts["estimate"])
     return 0
 
 
@@ -89,8 +105,6 @@ def _rates(first: float, peak: float, last: float) -> str:
 
 
 def print_plan(config: RunConfig) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     facts = describe(config)
@@ -113,9 +127,7 @@ def print_plan(config: RunConfig) -> None:
             f"{phase['attention_share']:.1%}",
             epochs if is_first else "",
         )
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a pipe has no edge to fold at
-        console = Console(highlight=False, width=1000)
+    console = _console()
     console.print(table)
     console.print(
         f"together: {facts['steps']:,} steps, {facts['tokens']:,} tokens, {facts['training_flops']:.3g} FLOPs for "
@@ -130,3 +142,37 @@ def print_plan(config: RunConfig) -> None:
     for source, tokens in facts["tails"].items():
         if tokens:
             console.print(f"tail: no block reaches the last {tokens:,} tokens of {escape(source)}")
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=1000)  # a pipe has no edge to fold at
+
+
+def print_estimate(facts: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    console, count, lengths = _console(), facts["count"], facts["lengths"]
+    table = Table("stage", box=None)
+    for column in ("length", "micro-batch", *lengths[0]["memory"], "hours"):
+        table.add_column(column, justify="right")
+    for row in lengths:
+        sizes = [f"{size / GIB:.2f}" for size in row["memory"].values()]
+        hours = "unknown" if row["hours"] is None else f"{row['hours']:.2f}"
+        table.add_row(escape(row["stage"]), f"{row['length']:,}", f"{row['micro_batch_tokens']:,}", *sizes, hours)
+    every = facts["checkpointed_every"]
+    console.print(f"\nestimated, not measured: GiB on each of {count} x {facts['gpu']}; a peak can be below the sum")
+    console.print(table)
+    console.print(
+        f"{'fits' if facts['fits'] else 'does NOT fit'} in {facts['usable_bytes'] / GIB:.1f} GiB, accumulation "
+        f"{facts['accumulation']}, {f'one layer in {every}' if every else 'no layer'} checkpointed"
+    )
+    console.print(f"the largest that fits with these rows: {facts['largest_that_fits'] or 'none; give fewer rows'}")
+    if facts["hours"] is None:
+        console.print("hours: unknown, for what is known of speed is bf16's; the recipe has precision=fp32")
+        return
+    cost = "" if facts["cost"] is None else f", {facts['cost']:,.2f} for {facts['hours'] * count:,.1f} GPU hours"
+    share = f"{facts['assumed_mfu']:.0%} of {facts['peak_flops'] / 1e12:,.0f} TFLOPS"
+    console.print(f"{facts['hours']:,.2f} hours{cost}, if {share} are reached: {facts['assumed_from']}")

@@ -1,0 +1,158 @@
+"""What a recipe needs of GPUs, before it runs: memory at its peak, by part, then hours and money.
+
+    yxanul plan RECIPE --gpu h200 --count 8 --price 2.5
+
+All of it is arithmetic. Memory follows what the model keeps for the backward pass; tests hold it against steps on a
+CPU, in fp32. A GPU's bf16, the buffers of FSDP2 and ZeRO, and speed are not measured. Not here: torch.compile, which
+keeps less than is counted, evaluation, and what health figures take in steps that log.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from yxanul.bad_input import BadInput
+from yxanul.catalog import parameter_table, training_flops_per_token
+from yxanul.training.config import RunConfig
+
+GIB = 2**30
+LOGS = "tokens/s of a GPT-2 124 M in modded-nanogpt's logs, 1,024 tokens a row, compiled"
+
+
+class Gpu(NamedTuple):
+    name: str  # the driver's
+    gib: float  # that torch can see
+    mfu: float  # share of the bf16 peak, causal attention at half
+    source: str
+
+
+GPUS = {
+    "4090": Gpu("NVIDIA GeForce RTX 4090", 23.5, 0.51, "106 k tokens/s of nanoGPT's GPT-2 124 M on one, its PR 225"),
+    "5090": Gpu("NVIDIA GeForce RTX 5090", 31.3, 0.35, "no public figure that we know; a guess"),
+    "a100": Gpu("NVIDIA A100-SXM4-80GB", 79.1, 0.48, f"187 k {LOGS}, 8 GPUs"),
+    "h100": Gpu("NVIDIA H100 80GB HBM3", 79.1, 0.36, f"442 k {LOGS}, 8 GPUs"),
+    "h200": Gpu("NVIDIA H200", 139.8, 0.39, f"488 k {LOGS}, 1 GPU"),
+}
+RESERVED_GIB, HOLES = 1.0, 0.05  # CUDA's and NCCL's own, and what the allocator cannot use: our guesses
+ZERO_BUCKET = 4 * 500_000_000  # DeepSpeed's default, in fp32
+SHARDED = {"zero1": "moments", "zero2": "gradients moments"}
+SHARDED |= dict.fromkeys(("zero3", "fsdp2"), "weights gradients moments")
+
+
+def memory(
+    config: RunConfig, tokens: int, accumulation: int, every: int, count: int = 1, on_gpu: bool = True
+) -> dict[str, int]:
+    """Bytes of one process, for a micro-batch of `tokens`. Every n-th layer is checkpointed, 0: none.
+
+    In a step of one micro-batch gradients come while activations go: the peak is below the parts' sum.
+    """
+    from yxanul.loss_yxanul import VOCABULARY_MULTIPLE_ELSEWHERE, _rows_per_chunk
+
+    shape, table = config.shape().config, parameter_table(config.shape().config)
+    layers, hidden, wide = shape.num_hidden_layers, shape.hidden_size, shape.intermediate_size
+    is_bf16, rank = on_gpu and config.precision != "fp32", shape.embedding_rank
+    width = 2 if is_bf16 else 4
+    numbers, of_layers = sum(table.values()), table["attention"] + table["feed-forward"]
+    parts = dict.fromkeys(("weights", "gradients"), 4 * numbers)
+    # AdamW has two numbers for each, Muon one for each of the layers' matrices
+    parts["moments"] = 8 * numbers - (4 * of_layers if config.optimizer == "muon" else 0)
+    split = SHARDED.get(config.parallel, "").split()
+    parts = {part: size // count if part in split else size for part, size in parts.items()}
+
+    # Two norms: input in fp32, and output, in bf16 once for each of q, k, v, gate and up. A CPU's norm keeps a third.
+    norms = (8 + 10 if is_bf16 else 16 if on_gpu else 24) * hidden
+    # q, the attended values twice (o_proj reads a copy in another order), k, v; a softmax's sum for each head
+    attention = width * (3 * shape.query_width + 2 * shape.key_width) + 4 * shape.num_attention_heads
+    layer = tokens * (norms + attention + width * 4 * wide)  # gate, its activation, up, their product
+    last = tokens * ((8 if on_gpu else 12) * hidden + (2 * width * rank if rank else 0))  # the norm after the layers
+    again = layers // every if every else 0
+    stream = 2 if is_bf16 and rank and not shape.learned_position_embeddings else 4
+    casts = 2 * of_layers if is_bf16 else 0  # the weights in bf16
+    parts["activations"] = (layers - again) * layer + again * stream * tokens * hidden + last + casts
+
+    tied = shape.tie_word_embeddings
+    head = rank if rank and tied else hidden
+    multiple = VOCABULARY_MULTIPLE_ELSEWHERE if on_gpu else 1
+    height = -(-shape.vocab_size // multiple) * multiple
+    parts["loss"] = 4 * head * (height + tokens)  # both gradients, made on the way forward
+    rows = min(tokens, _rows_per_chunk(height, width, "cuda" if on_gpu else "cpu"))
+    chunk = rows * height * (8 if is_bf16 else 4)
+    if is_bf16 or height != shape.vocab_size:
+        chunk += (4 if is_bf16 else width) * head * height  # a copy of the weight; in bf16 a chunk's part of d_weight
+    # in the last layer's backward pass what came after it is gone
+    passing = tokens * (2 * width * wide + 8 * hidden)
+    backward = passing - 4 * head * tokens - last + (layer if every and layers % every == 0 else 0)
+    # with nearly all gradients there: the first layer (or all up to the first that is computed again), what tables
+    # have to add up, or Newton-Schulz of all gate and up: about seven copies
+    n, own = max(every, 1), 4 * of_layers // layers
+    missing = 0 if accumulation > 1 else n * own + 4 * shape.vocab_size * shape.embedding_size * (not tied)
+    tables = 4 * shape.vocab_size * shape.embedding_size * (tied + (accumulation > 1))
+    muon = (16 if is_bf16 else 28) * 2 * layers * hidden * wide if config.optimizer == "muon" else 0
+    end = max(n * layer + passing - missing, tables, muon)
+
+    gradients = parts["gradients"] if accumulation > 1 else 0
+    forward = gradients + parts["activations"] + parts["loss"] + max(chunk, backward)
+    backward_end = parts["gradients"] + end
+    buffers = _buffers(config.parallel, count, 4 * numbers, 4 * of_layers, layers)
+    parts["workspace"] = buffers + (max(chunk, backward) if forward > backward_end else end)
+    parts["peak"] = parts["weights"] + parts["moments"] + buffers + max(forward, backward_end)
+    return parts
+
+
+def _buffers(parallel: str, count: int, weights: int, of_layers: int, layers: int) -> int:
+    """Bytes that more than one process takes, as we read torch and DeepSpeed."""
+    if count == 1:
+        return 0
+    if parallel == "fsdp2":  # weights and gradients of two layers, and of all that is in none, are whole
+        return 2 * (weights - of_layers + 2 * of_layers // layers)
+    if not parallel.startswith("zero"):  # DDP's buckets are a second copy of the gradients
+        return weights
+    # a copy of its part of the weights, and a bucket; stage 3 may keep all weights gathered
+    bucket = min(weights, ZERO_BUCKET) if parallel == "zero1" else ZERO_BUCKET
+    return weights // count + bucket + (weights if parallel == "zero3" else 0)
+
+
+def estimate(config: RunConfig, phases: list[dict[str, Any]], name: str, count: int, price: float | None) -> dict:
+    """`phases` are those of `yxanul plan`; `price` is of a GPU's hour."""
+    from yxanul.training.device import peak_flops
+
+    if name not in GPUS:
+        raise BadInput(f"unknown GPU {name!r}: take one of {', '.join(GPUS)}.")
+    if config.parallel in SHARDED and count == 1:
+        raise config.wrong(f"parallel={config.parallel} shards over processes, and there is one: add parallel=auto.")
+    gpu, shape, accumulation = GPUS[name], config.shape().config, config.accumulation(count)
+    given = {key.replace("gradient", "activation"): value for key, value in config.training_arguments.items()}
+    every = (given.get("activation_checkpointing_kwargs") or {}).get("every_n_layers", 1)
+    every = every if given.get("activation_checkpointing") else 0
+    peak = peak_flops(gpu.name) if config.precision != "fp32" else None  # both it and the MFU are bf16's
+    usable = int((gpu.gib - RESERVED_GIB) * GIB * (1 - HOLES))
+    lengths: list[dict[str, Any]] = []
+    for phase in phases:
+        row = {"stage": phase["stage"], "length": phase["length"]}
+        row["micro_batch_tokens"] = phase["length"] * phase["rows"] // (count * accumulation)
+        row["memory"] = memory(config, row["micro_batch_tokens"], accumulation, every, count)
+        flops = training_flops_per_token(shape, phase["length"])
+        forward = (flops["layers"] + flops["attention"]) / 3 / shape.num_hidden_layers  # of a layer
+        again = phase["tokens"] * forward * (shape.num_hidden_layers // every if every else 0)
+        row["hours"] = peak and (phase["training_flops"] + again) / (peak * gpu.mfu * count) / 3600
+        lengths.append(row)
+    hours = peak and sum(row["hours"] for row in lengths)
+    facts = {"gpu": gpu.name, "count": count, "usable_bytes": usable, "lengths": lengths}
+    facts |= {"accumulation": accumulation, "checkpointed_every": every}
+    facts["fits"] = all(row["memory"]["peak"] <= usable for row in lengths)
+    facts["largest_that_fits"] = _largest(config, phases, every, count, usable)
+    facts |= {"peak_flops": peak, "assumed_mfu": gpu.mfu, "assumed_from": gpu.source}
+    return facts | {"hours": hours, "cost": hours and price and hours * count * price}
+
+
+def _largest(config: RunConfig, phases: list[dict[str, Any]], every: int, count: int, usable: int) -> str | None:
+    """What to set for the largest micro-batch that fits with these rows; all layers checkpointed only if none does."""
+    most = math.gcd(*(phase["rows"] for phase in phases)) // count
+    tokens = max(phase["length"] * phase["rows"] for phase in phases) // count
+    words = "gradient_accumulation_steps=null " if config.gradient_accumulation_steps else ""
+    for n in dict.fromkeys((every, 1)):
+        for accumulation in (parts for parts in range(1, most + 1) if most % parts == 0):
+            if memory(config, tokens // accumulation, accumulation, n, count)["peak"] <= usable:
+                words += f"max_micro_batch_tokens={tokens // accumulation}"
+                every_layer = " activation_checkpointing=true activation_checkpointing_kwargs={}"
+                return words + (every_layer if n != every else "")
+    return None
