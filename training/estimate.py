@@ -3,8 +3,8 @@
     yxanul plan RECIPE --gpu h200 --count 8 --price 2.5
 
 All of it is arithmetic. Memory follows what the model keeps for the backward pass; tests hold it against steps on a
-CPU, in fp32. A GPU's bf16, the buffers of FSDP2 and ZeRO, and speed are not measured. Not here: torch.compile, which
-keeps less than is counted, evaluation, and what health figures take in steps that log.
+CPU, in fp32. A GPU's bf16, the buffers of DDP, FSDP2 and ZeRO, and speed are not measured. Not here: torch.compile,
+which keeps less; a document mask, and fp32 attention on a GPU, which can keep more; evaluation; health figures.
 """
 
 import math
@@ -45,8 +45,6 @@ def memory(
 
     In a step of one micro-batch gradients come while activations go: the peak is below the parts' sum.
     """
-    from yxanul.loss_yxanul import VOCABULARY_MULTIPLE_ELSEWHERE, _rows_per_chunk
-
     shape, table = config.shape().config, parameter_table(config.shape().config)
     layers, hidden, wide = shape.num_hidden_layers, shape.hidden_size, shape.intermediate_size
     is_bf16, rank = on_gpu and config.precision != "fp32", shape.embedding_rank
@@ -71,13 +69,7 @@ def memory(
 
     tied = shape.tie_word_embeddings
     head = rank if rank and tied else hidden
-    multiple = VOCABULARY_MULTIPLE_ELSEWHERE if on_gpu else 1
-    height = -(-shape.vocab_size // multiple) * multiple
-    parts["loss"] = 4 * head * (height + tokens)  # both gradients, made on the way forward
-    rows = min(tokens, _rows_per_chunk(height, width, "cuda" if on_gpu else "cpu"))
-    chunk = rows * height * (8 if is_bf16 else 4)
-    if is_bf16 or height != shape.vocab_size:
-        chunk += (4 if is_bf16 else width) * head * height  # a copy of the weight; in bf16 a chunk's part of d_weight
+    parts["loss"], chunk = _loss(shape.vocab_size, head, tokens, is_bf16, on_gpu)
     # in the last layer's backward pass what came after it is gone
     passing = tokens * (2 * width * wide + 8 * hidden)
     backward = passing - 4 * head * tokens - last + (layer if every and layers % every == 0 else 0)
@@ -96,6 +88,18 @@ def memory(
     parts["workspace"] = buffers + (max(chunk, backward) if forward > backward_end else end)
     parts["peak"] = parts["weights"] + parts["moments"] + buffers + max(forward, backward_end)
     return parts
+
+
+def _loss(vocabulary: int, head: int, tokens: int, is_bf16: bool, on_gpu: bool) -> tuple[int, int]:
+    """Both gradients, which the loss makes on the way forward; and one chunk of logits, gone when they are made."""
+    from yxanul.loss_yxanul import VOCABULARY_MULTIPLE_ELSEWHERE, _rows_per_chunk
+
+    width, multiple = 2 if is_bf16 else 4, VOCABULARY_MULTIPLE_ELSEWHERE if on_gpu else 1
+    height = -(-vocabulary // multiple) * multiple
+    chunk = min(tokens, _rows_per_chunk(height, width, "cuda" if on_gpu else "cpu")) * height * (8 if is_bf16 else 4)
+    if is_bf16 or height != vocabulary:
+        chunk += (4 if is_bf16 else width) * head * height  # a copy of the weight; in bf16 a chunk's part of d_weight
+    return 4 * head * (height + tokens), chunk
 
 
 def _buffers(parallel: str, count: int, weights: int, of_layers: int, layers: int) -> int:
