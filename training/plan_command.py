@@ -163,11 +163,12 @@ def print_estimate(facts: dict[str, Any]) -> None:
         hours = "unknown" if row["hours"] is None else f"{row['hours']:.2f}"
         table.add_row(escape(row["stage"]), f"{row['length']:,}", f"{row['micro_batch_tokens']:,}", *sizes, hours)
     every = facts["checkpointed_every"]
+    again = {0: "no layer", 1: "every layer"}.get(every, f"one layer in {every}")
     console.print(f"\nestimated, not measured: GiB on each of {count} x {facts['gpu']}; a peak can be below the sum")
     console.print(table)
     console.print(
         f"{'fits' if facts['fits'] else 'does NOT fit'} in {facts['usable_bytes'] / GIB:.1f} GiB, accumulation "
-        f"{facts['accumulation']}, {f'one layer in {every}' if every else 'no layer'} checkpointed"
+        f"{facts['accumulation']}, {again} checkpointed"
     )
     console.print(f"the largest that fits with these rows: {facts['largest_that_fits'] or 'none; give fewer rows'}")
     if facts["hours"] is None:

@@ -75,6 +75,7 @@ def allocated_at_most(config, rows, accumulation, every, tmp_path):
         ("plain, MHA", "muon", 1, 1, 0),
         ("factorised input, full head", "adamw", 4, 1, 3),
         ("learned positions, GEGLU", "adamw", 4, 1, 1),
+        ("large vocabulary", "adamw", 1, 1, 1),
         ("large vocabulary", "adamw", 1, 2, 0),
         ("large vocabulary", "adamw", 8, 1, 3),
         ("large vocabulary, factorised", "adamw", 2, 1, 1),
