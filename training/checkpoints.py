@@ -36,7 +36,7 @@ Parts = Callable[[nn.Parameter], tuple[Tensor, dict[str, Tensor]]]
 
 
 def parts_in(optimizer: torch.optim.Optimizer) -> Parts:
-    return lambda parameter: (parameter, optimizer.state[parameter])
+    return lambda parameter: (parameter, optimizer.state.get(parameter, {}))
 
 
 def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -57,11 +57,14 @@ def save(
     """Every rank calls it. `write_more` adds files to the folder that it is given, on rank 0."""
     weights: dict[str, Tensor] = {}
     moments: dict[str, Tensor] = {}
+    known: set[bool] = set()
     for name, parameter in named_parameters(model):
         weight, of_parameter = parts(parameter)
         _collect(weights, name, weight, ranks)
         for key, value in of_parameter.items():
             _collect(moments, f"{name}.{key}", value, ranks)
+        known.add(bool(of_parameter))
+    assert len(known) == 1, "some parameters have moments, and others have none"
     rank_states = ranks.gather(rank_state)
     ranks.first_writes(lambda: _write(folder, model, weights, moments, rank_states, marker, write_more))
 

@@ -32,7 +32,7 @@ from yxanul.training.gates import Evidence
 from yxanul.training.guard import StepGuard
 from yxanul.training.health import REQUESTS, Health
 from yxanul.training.launch import zero
-from yxanul.training.launch.fsdp2 import group_tied_factors
+from yxanul.training.launch.fsdp2 import group_tied_factors, split_again
 from yxanul.training.loader import MicroBatches, loader
 from yxanul.training.optimizers import build_optimizer, learning_rates
 from yxanul.training.ranks import Ranks
@@ -210,6 +210,7 @@ class YxanulTrainer(Trainer):
             rank_state["cuda"] = torch.cuda.get_rng_state(self.args.device)
         marker = {"step": step, "tokens": self.tokens, "ranks": self.ranks.count}
         unwrapped = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        split_again(unwrapped)
         folder = self.run.checkpoint(step)
         parts = self._zero.parts if self._zero else checkpoints.parts_in(self._inner_optimizer)
         checkpoints.save(folder, unwrapped, parts, self.ranks, rank_state, marker, self._write_beside_weights)

@@ -1,4 +1,4 @@
-"""What FSDP2 needs to know of a tied factorised head: its two factors belong to one group of shards.
+"""What FSDP2 needs to know of a tied factorised head, whose two factors belong to one group of shards; and of a save.
 
 accelerate looks for ties by `weight` alone, and torch refuses a parameter that two groups share.
 """
@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from yxanul.modeling_yxanul import YxanulFactorisedHead
 
@@ -24,3 +24,10 @@ def group_tied_factors(model: Any, accelerator: Accelerator) -> None:
         mp_policy=plugin.mixed_precision_policy or MixedPrecisionPolicy(),
         offload_policy=plugin.cpu_offload,
     )
+
+
+def split_again(model: Any) -> None:
+    """An evaluation leaves the outermost groups whole: other parameters than those that the optimizer knows."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
