@@ -12,6 +12,7 @@ first is a target exactly once, whatever the lengths. What is left at a source's
 
 import math
 from bisect import bisect_right
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -116,6 +117,14 @@ class Plan:
         return Position(
             first.stage_index, first.phase, step_in_phase, first.first_token + eaten, first.tokens_before + eaten
         )
+
+    def tokens_of_length(self) -> Counter[int]:
+        """How many tokens are trained on in rows of each length."""
+        tokens: Counter[int] = Counter()
+        ends = [*(position.tokens_before for position in self._first_positions[1:]), self.tokens]
+        for position, end in zip(self._first_positions, ends, strict=True):
+            tokens[position.length] += end - position.tokens_before
+        return tokens
 
     def stage_steps(self, stage_index: int) -> range:
         """The steps of a stage."""

@@ -28,6 +28,7 @@ from yxanul.strict_yaml import parse_assignments, read_yaml
 from yxanul.training.cast import cast, check_limits
 from yxanul.training.dotted import assign, flatten
 from yxanul.training.gates import Gate, read_gate
+from yxanul.training.precision.policy import read_policy
 from yxanul.training.training_arguments_fields import ACCEPTED, accept, field_types
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 SCHEDULES = ("constant", "linear", "cosine", "warmup_stable_decay")
 STAGE_LEARNING_KEYS = ("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_tokens", "lr_decay", "lr_end")
 SCALE_HELP = "the same recipe as a toy: seconds, offline, on built-in text; its figures mean nothing"
-LATER = ("fp8", "te")  # precisions that a later version brings
+LATER = ("te",)  # precisions that a later version brings
 
 
 def setting(about: str, default: Any = MISSING, **limits: Any) -> Any:
@@ -78,7 +79,8 @@ class RunConfig:
     )
     max_bad_steps: int = setting("such steps in a row, then the run saves and stops", 10, at_least=1)
 
-    precision: str = setting("auto, fp32 or bf16", "auto", choices=("auto", "fp32", "bf16"))
+    precision: str = setting("auto, fp32, bf16 or fp8", "auto", choices=("auto", "fp32", "bf16", "fp8"))
+    precision_policy: dict[str, str] = setting("of fp8: q to down, gradients, weight_gradient: their formats", {})
     parallel: str = setting(
         "auto, ddp, fsdp2, zero1 to zero3", "auto", choices=("auto", "ddp", "fsdp2", "zero1", "zero2", "zero3")
     )
@@ -169,8 +171,8 @@ class RunConfig:
 SETTINGS = {known.name: known for known in fields(RunConfig) if known.metadata}
 # none of these touches the data or the mathematics, nor does a field of TrainingArguments that is accepted
 FREE = """
-    model validation validation_tokens validation_length max_bad_steps precision parallel gradient_accumulation_steps
-    max_micro_batch_tokens logging_steps save_steps eval_steps save_total_limit report_to
+    model validation validation_tokens validation_length max_bad_steps precision precision_policy parallel
+    gradient_accumulation_steps max_micro_batch_tokens logging_steps save_steps eval_steps save_total_limit report_to
 """
 
 
@@ -282,6 +284,8 @@ def _checked(name: str, value: Any, where: str) -> Any:
         raise BadInput(f"{where}: save_total_limit=1 leaves a moment without a complete checkpoint: give at least 2.")
     value = cast(name, value, str(SETTINGS[name].type), where)
     check_limits(name, value, SETTINGS[name].metadata, where)
+    if name == "precision_policy":
+        read_policy(value, where)
     return value
 
 

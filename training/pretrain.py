@@ -33,6 +33,8 @@ def main(arguments: list[str]) -> int:
     from yxanul.training.preparing import prepare_missing
 
     launched = "WORLD_SIZE" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+    if os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp8":  # the Trainer would ignore it, or convert the head too
+        raise BadInput("the launcher set mixed_precision=fp8: leave it out, and set precision=fp8 in the recipe.")
     if launched and options.processes:
         raise BadInput("--processes starts processes, and so does this launcher: leave --processes out.")
     _check_before_preparing(config, options)
@@ -133,15 +135,19 @@ def _dry_run(config: RunConfig, processes: int, out: str | None, force: bool) ->
     from yxanul.training.inputs import check_inputs
     from yxanul.training.model import build_on_meta
     from yxanul.training.plan_command import print_plan
-    from yxanul.training.training_arguments import resolved_precision
+    from yxanul.training.precision.policy import formats_of_run
+    from yxanul.training.training_arguments import is_on_gpu, resolved_precision
 
     config.accumulation(processes)
     check_inputs(config, config.plan(), config.shape().config)
     if out is not None:
         check_folder(config, RunFolder(out), force)
-    model = build_on_meta(config)
+    model, precision = build_on_meta(config), resolved_precision(config)
+    formats = formats_of_run(config, is_on_gpu(config))[1] if precision == "fp8" else []
     print_plan(config)
-    say(f"{model.num_parameters():,} parameters, {resolved_precision(config)}; nothing was trained (--dry-run).")
+    for sentence in formats:
+        say(sentence)
+    say(f"{model.num_parameters():,} parameters, {precision}; nothing was trained (--dry-run).")
     return DONE
 
 

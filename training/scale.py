@@ -33,8 +33,8 @@ LONGEST = 128
 STEP_TOKENS = 512  # of the largest step; the others keep their proportion to it
 # what a toy cannot afford, what needs other machines, and what it has no use for
 LEFT_OUT = """
-    precision parallel max_micro_batch_tokens validation_length warmup_steps warmup_tokens report_to torch_compile
-    torch_compile_backend torch_compile_mode tf32
+    precision precision_policy parallel max_micro_batch_tokens validation_length warmup_steps warmup_tokens report_to
+    torch_compile torch_compile_backend torch_compile_mode tf32
 """
 
 

@@ -25,11 +25,14 @@ from yxanul.training.console import Console
 from yxanul.training.gates import Gates
 from yxanul.training.inputs import load_fast_tokenizer
 from yxanul.training.loader import MicroBatches
+from yxanul.training.precision.native_fp8 import enable_fp8
+from yxanul.training.precision.policy import formats_of_run
 from yxanul.training.ranks import Ranks
 from yxanul.training.samples import Samples
 from yxanul.training.summary import print_summary
 from yxanul.training.trackers import Trackers
 from yxanul.training.trainer import YxanulTrainer
+from yxanul.training.training_arguments import is_on_gpu, resolved_precision
 
 
 class Session:
@@ -50,6 +53,10 @@ class Session:
         built = model.build(config, with_weights=begin.checkpoint is None)
         if begin.checkpoint:
             checkpoints.check_fits(begin.checkpoint, built)
+        self.precision, self.formats = resolved_precision(config), list[str]()
+        if self.precision == "fp8":
+            policy, self.formats = formats_of_run(config, is_on_gpu(config))
+            enable_fp8(built, policy)
         accumulation = args.gradient_accumulation_steps
         batches = MicroBatches(stream, ranks.rank, ranks.count, accumulation, config.document_mask)
         tokenizer = load_fast_tokenizer(config)
@@ -95,12 +102,13 @@ class Session:
     def _say_hello(self) -> None:
         """The first figures may take a while."""
         trainer, tokens = self.trainer, sum(held_out.tokens for held_out in self.trainer.held_out.values())
-        precision = "bf16" if trainer.is_bf16 else "fp32"
         say(
             f"{self.config.model}, {trainer.model.num_parameters():,} parameters, {self.ranks.count} x "
-            f"{trainer.args.device.type} in {precision}; from step {self.begin.step:,} of {self.plan.steps:,}"
+            f"{trainer.args.device.type} in {self.precision}; from step {self.begin.step:,} of {self.plan.steps:,}"
             + (f", evaluated on {tokens:,} held-out tokens." if tokens else ".")
         )
+        for sentence in self.formats:
+            say(sentence)
 
     def _begin_folder(self) -> None:
         """What this start finds there, and leaves behind, before its first step."""

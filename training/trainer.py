@@ -36,7 +36,7 @@ from yxanul.training.launch.fsdp2 import group_tied_factors, split_again
 from yxanul.training.loader import MicroBatches, loader
 from yxanul.training.optimizers import build_optimizer, learning_rates
 from yxanul.training.ranks import Ranks
-from yxanul.training.training_arguments import resolved_precision
+from yxanul.training.training_arguments import uses_bf16
 
 
 class YxanulTrainer(Trainer):
@@ -63,7 +63,7 @@ class YxanulTrainer(Trainer):
         self.tasks: dict[str, Task] = {}  # zero-shot ones that a gate watches
         self.evidence: dict[str, Evidence] = {}
         self._targets_in_step = 0
-        self.is_bf16 = resolved_precision(config) == "bf16"
+        self.is_bf16 = uses_bf16(config)
         self._zero: zero.Zero | None = None
         self._parameters: list[nn.Parameter] = []
         super().__init__(

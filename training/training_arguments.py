@@ -17,11 +17,28 @@ from yxanul.training.config import RunConfig
 from yxanul.training.launch.parallel import trainer_fields
 
 SECONDS_UNTIL_LOST = 600  # a process that says nothing for so long is lost, and the others end
+NEEDED_BY_FP8 = (8, 9)  # compute capability: Ada, Hopper and what came after
+
+
+def is_on_gpu(config: RunConfig) -> bool:
+    return torch.cuda.is_available() and not config.training_arguments.get("use_cpu", False)
+
+
+def uses_bf16(config: RunConfig) -> bool:
+    """For what is not in FP8, or for everything."""
+    precision = resolved_precision(config)
+    return precision == "bf16" or (precision == "fp8" and is_on_gpu(config))
 
 
 def resolved_precision(config: RunConfig) -> str:
     """`auto` is bf16 on a GPU that has it, fp32 elsewhere."""
-    on_gpu = torch.cuda.is_available() and not config.training_arguments.get("use_cpu", False)
+    on_gpu = is_on_gpu(config)
+    if config.precision == "fp8" and on_gpu and torch.cuda.get_device_capability() < NEEDED_BY_FP8:
+        raise BadInput(
+            f"precision=fp8 needs a GPU of compute capability {'.'.join(map(str, NEEDED_BY_FP8))} or newer, and "
+            f"{torch.cuda.get_device_name()} has {'.'.join(map(str, torch.cuda.get_device_capability()))}: "
+            "take precision=bf16."
+        )
     if config.precision == "bf16" and not on_gpu:
         raise BadInput("precision=bf16 is for GPUs, a CPU trains slower with it: take precision=fp32, or auto.")
     has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -33,7 +50,6 @@ def resolved_precision(config: RunConfig) -> str:
 
 
 def training_arguments(config: RunConfig, plan: Plan, run: RunFolder, processes: int) -> TrainingArguments:
-    precision = resolved_precision(config)
     if any(name.startswith("torch_compile") for name in config.training_arguments):
         # a graph for each length: in training, in a step that logs, in evaluation
         phases = sum(len(stage.phases) for stage in plan.stages)
@@ -63,7 +79,7 @@ def training_arguments(config: RunConfig, plan: Plan, run: RunFolder, processes:
         "log_level": "error",
         "log_level_replica": "error",
     }
-    fields |= trainer_fields(config.parallel, precision) | config.training_arguments
+    fields |= trainer_fields(config.parallel, "bf16" if uses_bf16(config) else "fp32") | config.training_arguments
     # torch 2.13 has a newer word, which 2.11 does not know
     warnings.filterwarnings("ignore", ".*broadcast_buffers.* is deprecated", FutureWarning)
     try:

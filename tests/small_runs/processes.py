@@ -9,13 +9,14 @@ import pathlib
 import socket
 import sys
 
+SEARCHED = os.pathsep.join(filter(None, [str(pathlib.Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["small_runs.trouble"])
 
 
 def start(words, processes, trouble, output):
     """A list of started processes, one for each rank; all of them write to the file `output`."""
-    os.environ["PYTHONPATH"] = str(pathlib.Path(__file__).parent.parent)  # read when the server starts
+    os.environ["PYTHONPATH"] = SEARCHED  # read when the server starts
     variables = {"TROUBLE": trouble}
     if processes > 1:
         with socket.socket() as probe:

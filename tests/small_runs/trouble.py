@@ -6,7 +6,7 @@ signal: {"step", "rank", "name"}  this process gets the signal at the end of tha
 nan: {"steps", "rank"}        the loss of that rank is not a number in these steps
 spike: {"steps", "rank"}      it is a million times too large, in a run that judges norms after two steps
 fail_write: {"step"}          the disk is full while that checkpoint is written
-bf16: true                    the precision of a GPU on the CPU, where it is refused for being slow
+bf16: true                    autocast as on a GPU, on the CPU, where it is refused for being slow; also beside fp8
 fsdp2: true                   FSDP2 on the CPU, which accelerate refuses unless it takes it for a GPU
 quiz: {"errors"}              a zero-shot task `quiz` of 400 questions, the share of errors each time it is asked
 zero: true                    DeepSpeed on the CPU over gloo; stage 3 splits small parameters too
@@ -105,7 +105,7 @@ def make_trouble(wanted, rank):
         shares = iter(wanted["quiz"]["errors"])
         TASKS["quiz"] = lambda model, tokenizer, **place: (np.arange(400) < 400 * next(shares)).astype(float)
     if wanted.get("bf16"):
-        trainer.resolved_precision = lambda config: "bf16"
+        trainer.uses_bf16 = lambda config: True
     save_file = checkpoints.save_file
     session.YxanulTrainer = TroubledTrainer
 

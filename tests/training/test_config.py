@@ -120,7 +120,7 @@ def test_a_stage_takes_another_kind_of_budget_from_the_command_line(read):
         ("warmup_steps: 5\nwarmup_tokens: 5", "warmup_steps and warmup_tokens are both given: leave one out."),
         ("report_to: mlflow", "unknown report_to 'mlflow': known are tensorboard, trackio, wandb."),
         ("report_to: [1]", "report_to, 1 must be text"),
-        ("precision: fp8", "precision=fp8 arrives with a later version: take bf16."),
+        ("precision_policy: {dwon: bf16}", "precision_policy: unknown key 'dwon': did you mean down?"),
         ("precision: te", "precision=te arrives with a later version: take bf16."),
         ("precision: fp16", "unknown precision 'fp16': did you mean bf16?"),
         ("parallel: zero4", "unknown parallel 'zero4': did you mean zero"),

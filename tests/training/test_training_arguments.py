@@ -5,7 +5,7 @@ import torch
 
 from yxanul.bad_input import BadInput
 from yxanul.run_folder import RunFolder
-from yxanul.training.training_arguments import resolved_precision, training_arguments
+from yxanul.training.training_arguments import resolved_precision, training_arguments, uses_bf16
 
 
 @pytest.fixture
@@ -36,6 +36,19 @@ def gpu(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
 
     return pretend
+
+
+@pytest.mark.parametrize("capability, has_it", [((8, 0), False), ((8, 9), True), ((9, 0), True), ((12, 0), True)])
+def test_fp8_needs_a_gpu_that_has_it_and_computes_the_rest_in_bf16(small_config, gpu, monkeypatch, capability, has_it):
+    gpu(has_bf16=True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    config = small_config(precision="fp8", use_cpu=False)
+    if has_it:
+        assert resolved_precision(config) == "fp8" and uses_bf16(config)
+    else:
+        with pytest.raises(BadInput, match="capability 8.9 or newer, and an old one has 8.0: take precision=bf16."):
+            resolved_precision(config)
+    assert not uses_bf16(small_config(precision="fp8", use_cpu=True))
 
 
 @pytest.mark.parametrize(
