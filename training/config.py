@@ -318,6 +318,8 @@ def _check_together(config: RunConfig) -> None:
         raise config.wrong(
             f"optimizer=muon needs whole matrices, {config.parallel} has flat shards: take fsdp2 or adamw."
         )
+    if config.precision == "fp8" and config.parallel.startswith("zero"):
+        raise config.wrong(f"precision=fp8 is not tested under {config.parallel}: take fsdp2, or precision=bf16.")
     if config.optimizer != "muon" and config.matrix_learning_rate is not None:
         raise config.wrong("matrix_learning_rate is muon's: set optimizer=muon, or leave it out.")
     metric = config.metric_for_best_model

@@ -121,6 +121,7 @@ def test_a_stage_takes_another_kind_of_budget_from_the_command_line(read):
         ("report_to: mlflow", "unknown report_to 'mlflow': known are tensorboard, trackio, wandb."),
         ("report_to: [1]", "report_to, 1 must be text"),
         ("precision_policy: {dwon: bf16}", "precision_policy: unknown key 'dwon': did you mean down?"),
+        ("precision: fp8\nparallel: zero3", "precision=fp8 is not tested under zero3: take fsdp2, or precision=bf16."),
         ("precision: te", "precision=te arrives with a later version: take bf16."),
         ("precision: fp16", "unknown precision 'fp16': did you mean bf16?"),
         ("parallel: zero4", "unknown parallel 'zero4': did you mean zero"),

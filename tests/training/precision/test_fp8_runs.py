@@ -28,7 +28,7 @@ def files(run):
     return found
 
 
-def assert_near(found, expected, most=0.02):
+def assert_near(found, expected, most=0.01):
     """FP8's scales are those of a process's own rows, so another division rounds elsewhere."""
     assert len(found.losses()) == len(expected.losses()) == STEPS
     for one, other in zip(found.losses(), expected.losses(), strict=True):
@@ -66,14 +66,13 @@ def test_evaluation_is_that_of_the_plain_weights(one):
     assert in_fp8 == one.said()
 
 
-def test_two_processes_and_fsdp2_are_one_and_resume_each_other(run, one):
+def test_two_processes_are_near_one_and_fsdp2_is_ddp(run, one):
     ddp, fsdp = run(**FP8), run(**FP8)
     assert ddp(processes=2) == 0, ddp.said()
     assert_near(ddp, one)
-    assert fsdp("parallel=fsdp2", processes=2, fsdp2=True, signal={"step": 10, "name": "SIGTERM"}) == 4, fsdp.said()
     assert fsdp("parallel=fsdp2", processes=2, fsdp2=True) == 0, fsdp.said()
-    assert max(abs(a - b) for a, b in zip(fsdp.losses(), ddp.losses(), strict=True)) < 1e-3
-    assert files(fsdp).keys() == files(ddp).keys()
+    assert_near(fsdp, ddp, most=1e-5)
+    assert files(fsdp) == files(ddp)
 
 
 def test_beside_autocast_as_on_a_gpu_under_fsdp2(run):

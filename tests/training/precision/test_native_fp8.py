@@ -9,6 +9,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from yxanul.training.precision import native_fp8
 from yxanul.training.precision.native_fp8 import Fp8Linear, enable_fp8
@@ -126,7 +127,7 @@ class Products(TorchDispatchMode):
             left, right = args[:2]
             assert left.is_contiguous() and right.t().is_contiguous()
             assert not any(side % 16 for side in (*left.shape, *right.shape))
-            self.seen.append((left.dtype, right.dtype, args[-1]))
+            self.seen.append((left.dtype, right.dtype, args[-1] is True))  # sums with fewer bits
         return function(*args, **(kwargs or {}))
 
 
