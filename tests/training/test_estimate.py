@@ -47,7 +47,7 @@ def allocated_at_most(config, rows, accumulation, every, tmp_path):
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         model = build(config).train()
         if every:
-            model.activation_checkpointing_enable(every_n_layers=every)
+            model.gradient_checkpointing_enable({"every_n_layers": every})
         optimizer = build_optimizer(model, config)
         for _ in range(2):
             for _ in range(accumulation):

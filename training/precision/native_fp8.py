@@ -84,6 +84,7 @@ class Fp8Linear(nn.Linear):
 
 
 def enable_fp8(model: nn.Module, policy: Policy) -> None:
+    torch.compiler.allow_in_graph(_Fp8Product)  # torch 2.11 would trace into it, and lose its gradients
     for name, module in model.named_modules():
         found = NAME.search(name)
         if found and type(module) is nn.Linear and policy[found[1]] == "fp8":
