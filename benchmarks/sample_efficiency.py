@@ -213,7 +213,7 @@ def averages(runs: Runs) -> None:
 
 
 def widths(runs: Runs) -> None:
-    _shapes(runs, WIDTHS, (*MATRIX_RATES, 4e-2), TOKENS // 8)
+    _shapes(runs, WIDTHS, (2.5e-3, *MATRIX_RATES), TOKENS // 8)
 
 
 def depths(runs: Runs) -> None:

@@ -89,16 +89,16 @@ class Loop:
         self.thread.join()
 
 
-def write_bin(folder: Path) -> None:
+def write_bin(folder: Path, vocabulary: int = VOCABULARY, tokens: int = TOKENS) -> None:
     import numpy as np
 
     from yxanul.data.bin_writer import BinWriter
 
-    ids = np.random.default_rng(0).integers(1, VOCABULARY, TOKENS, dtype=np.uint16)
+    ids = np.random.default_rng(0).integers(1, vocabulary, tokens, dtype=np.uint16)
     writer = BinWriter(folder, ids.dtype, shard_tokens=2**28)
     writer.add_tokens(ids)
-    writer.add_documents(np.array([TOKENS]), np.array([TOKENS]))
-    maker = {"name": "none", "fingerprint": "0" * 16, "vocabulary_size": VOCABULARY, "end_of_text_id": 0}
+    writer.add_documents(np.array([tokens]), np.array([tokens]))
+    maker = {"name": "none", "fingerprint": "0" * 16, "vocabulary_size": vocabulary, "end_of_text_id": 0}
     writer.finish(tokenizer=maker, source="random")
 
 

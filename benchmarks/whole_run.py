@@ -15,24 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from measuring import print_header, print_table, ratios, seconds_in_turns, summary, use_one_thread
-from trainer_overhead import STEPS_A_TURN, Loop, our_trainer, stepping
+from trainer_overhead import STEPS_A_TURN, Loop, our_trainer, stepping, write_bin
 from training_step import Shape, llama_of_equal_size
 
 BIN_TOKENS = 4_000_000
 STEPS = 100_000  # more than it will take
-
-
-def write_bin(folder: Path, vocabulary: int) -> None:
-    import numpy as np
-
-    from yxanul.data.bin_writer import BinWriter
-
-    ids = np.random.default_rng(0).integers(1, vocabulary, BIN_TOKENS, dtype=np.uint16)
-    writer = BinWriter(folder, ids.dtype, shard_tokens=2**28)
-    writer.add_tokens(ids)
-    writer.add_documents(np.array([BIN_TOKENS]), np.array([BIN_TOKENS]))
-    maker = {"name": "none", "fingerprint": "0" * 16, "vocabulary_size": vocabulary, "end_of_text_id": 0}
-    writer.finish(tokenizer=maker, source="random")
 
 
 def our_run(shape: Shape, stages: list[dict[str, Any]], folder: Path, optimizer: str) -> Callable[[Loop], Any]:
@@ -121,7 +108,7 @@ def main() -> None:
         f"ours, rank {options.rank}, Muon": factorised,
     }
     with tempfile.TemporaryDirectory() as scratch:
-        write_bin(Path(scratch, "bin"), options.vocabulary)
+        write_bin(Path(scratch, "bin"), options.vocabulary, BIN_TOKENS)
         phase = {"length": options.length, "rows": options.rows, "steps": STEPS}
         stages = [{"name": "all", "sources": [{"bin": f"{scratch}/bin"}], "phases": [phase]}]
         loops = {}
