@@ -62,7 +62,16 @@ class YxanulRMSNorm(nn.Module):
         self.variance_epsilon = eps
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        # the cast keeps torch's fused kernel under autocast: mixed dtypes fall back to a chain of small ones
+        device = hidden_states.device.type
+        if device == "meta" or not torch.is_autocast_enabled(device):
+            return self._normed(hidden_states)
+        # Cast once, and not in each matrix that reads it. A GPU's autocast in torch 2.13, not in 2.11, would compute
+        # and keep all of it in fp32.
+        with torch.autocast(device, enabled=False):
+            return self._normed(hidden_states).to(torch.get_autocast_dtype(device))
+
+    def _normed(self, hidden_states: Tensor) -> Tensor:
+        # the cast keeps torch's fused kernel: mixed dtypes fall back to a chain of small ones
         weight = self.weight.to(hidden_states.dtype)
         return nn.functional.rms_norm(hidden_states, weight.shape, weight, self.variance_epsilon)
 

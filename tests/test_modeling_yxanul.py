@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from yxanul import YxanulForQuestionAnswering, YxanulForSequenceClassification, YxanulForTokenClassification
+from yxanul.modeling_yxanul import YxanulRMSNorm
 
 IGNORED = -100
 
@@ -226,6 +227,28 @@ def test_token_weights_of_another_shape_are_refused(tiny_model, random_ids):
     ids = random_ids()
     with pytest.raises(ValueError, match=r"token_weights have shape \(12, 2\), the labels \(2, 12\)"):
         tiny_model()(ids, labels=ids, token_weights=torch.ones(12, 2))
+
+
+def test_one_cast_in_the_norm_is_what_every_matrix_would_cast(model, random_ids, labels, monkeypatch):
+    """The loss to the bit, gradients but for their sum in bf16; and as one graph, which leaves autocast there."""
+
+    def step(forward):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = forward(random_ids(), labels=labels).loss
+        loss.backward()
+        return [loss.detach(), *(parameter.grad.clone() for parameter in model.parameters())]
+
+    model.train()
+    found = step(model)
+    compiled = step(torch.compile(model, backend="aot_eager", fullgraph=True))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.model.norm(torch.zeros(1, model.config.hidden_size)).dtype == torch.bfloat16
+    monkeypatch.setattr(YxanulRMSNorm, "forward", YxanulRMSNorm._normed)
+    for ours, graph, plain in zip(found, compiled, step(model), strict=True):
+        for near in (ours, graph):
+            torch.testing.assert_close(near, plain, rtol=0, atol=0.02 * plain.abs().max().item())
+    assert torch.equal(found[0], step(model)[0])
 
 
 @pytest.mark.parametrize("every", [0, 4, "2"])

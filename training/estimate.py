@@ -8,11 +8,13 @@ which keeps less; a document mask, and fp32 attention on a GPU, which can keep m
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from yxanul.bad_input import BadInput
 from yxanul.catalog import parameter_table, training_flops_per_token
 from yxanul.training.config import RunConfig
+from yxanul.training.precision.policy import in_fp8, place, read_policy, sizes
 
 GIB = 2**30
 LOGS = "tokens/s of a GPT-2 124 M in modded-nanogpt's logs, 1,024 tokens a row, compiled"
@@ -56,15 +58,19 @@ def memory(
     split = SHARDED.get(config.parallel, "").split()
     parts = {part: size // count if part in split else size for part, size in parts.items()}
 
-    # Two norms: input in fp32, and output, in bf16 once for each of q, k, v, gate and up. A CPU's norm keeps a third.
-    norms = (8 + 10 if is_bf16 else 16 if on_gpu else 24) * hidden
+    # Two norms: input and output. A CPU's norm keeps a third.
+    stream = 2 if is_bf16 and rank and not shape.learned_position_embeddings else 4  # bytes of a number between layers
+    norm = (stream + (0 if on_gpu else 4)) * hidden
+    kept, small = _kept_by_matrices(config, width, on_gpu)
+    norms = 2 * norm + hidden * (kept("q", "k", "v") + kept("gate", "up"))
     # q, the attended values twice (o_proj reads a copy in another order), k, v; a softmax's sum for each head
-    attention = width * (3 * shape.query_width + 2 * shape.key_width) + 4 * shape.num_attention_heads
-    layer = tokens * (norms + attention + width * 4 * wide)  # gate, its activation, up, their product
-    last = tokens * ((8 if on_gpu else 12) * hidden + (2 * width * rank if rank else 0))  # the norm after the layers
+    attention = width * 2 * (shape.query_width + shape.key_width) + 4 * shape.num_attention_heads
+    attention += kept("o") * shape.query_width
+    # gate, its activation, up, their product
+    layer = tokens * (norms + attention + (width * 3 + kept("down")) * wide)
+    last = tokens * (norm + width * hidden + (2 * width * rank if rank else 0))  # the norm after the layers
     again = layers // every if every else 0
-    stream = 2 if is_bf16 and rank and not shape.learned_position_embeddings else 4
-    casts = 2 * of_layers if is_bf16 else 0  # the weights in bf16
+    casts = small * layers + (2 * (of_layers - small * layers) if is_bf16 else 0)  # the weights in FP8 and bf16
     parts["activations"] = (layers - again) * layer + again * stream * tokens * hidden + last + casts
 
     tied = shape.tie_word_embeddings
@@ -76,18 +82,34 @@ def memory(
     # with nearly all gradients there: the first layer (or all up to the first that is computed again), what tables
     # have to add up, or Newton-Schulz of all gate and up: about seven copies
     n, own = max(every, 1), 4 * of_layers // layers
-    missing = 0 if accumulation > 1 else n * own + 4 * shape.vocab_size * shape.embedding_size * (not tied)
-    tables = 4 * shape.vocab_size * shape.embedding_size * (tied + (accumulation > 1))
+    stay = accumulation > 1 or (count > 1 and config.parallel in ("auto", "ddp"))  # gradients, from step to step
+    missing = 0 if stay else n * own + 4 * shape.vocab_size * shape.embedding_size * (not tied)
+    tables = 4 * shape.vocab_size * shape.embedding_size * (tied + stay)
     muon = (16 if is_bf16 else 28) * 2 * layers * hidden * wide if config.optimizer == "muon" else 0
     end = max(n * layer + passing - missing, tables, muon)
 
-    gradients = parts["gradients"] if accumulation > 1 else 0
+    gradients = parts["gradients"] if stay else 0
     forward = gradients + parts["activations"] + parts["loss"] + max(chunk, backward)
     backward_end = parts["gradients"] + end
     buffers = _buffers(config.parallel, count, 4 * numbers, 4 * of_layers, layers)
     parts["workspace"] = buffers + (max(chunk, backward) if forward > backward_end else end)
     parts["peak"] = parts["weights"] + parts["moments"] + buffers + max(forward, backward_end)
     return parts
+
+
+def _kept_by_matrices(config: RunConfig, width: int, on_gpu: bool) -> tuple[Callable[..., int], int]:
+    """Bytes of each number that some matrices of a layer read and keep; how many weights a layer has in FP8."""
+    if config.precision not in ("fp8", "te"):
+        return lambda *readers: width, 0
+    shape = config.shape().config
+    policy = place(read_policy(config.precision_policy, config.recipe), shape, on_gpu)
+    small = in_fp8(policy)
+
+    def kept(*readers: str) -> int:
+        copies = sum(name in small for name in readers) if policy["weight_gradient"] == "fp8" else 0
+        return copies + (width if copies < len(readers) else 0)
+
+    return kept, sum(inputs * outputs for name, (inputs, outputs) in sizes(shape).items() if name in small)
 
 
 def _loss(vocabulary: int, head: int, tokens: int, is_bf16: bool, on_gpu: bool) -> tuple[int, int]:
@@ -104,12 +126,10 @@ def _loss(vocabulary: int, head: int, tokens: int, is_bf16: bool, on_gpu: bool) 
 
 def _buffers(parallel: str, count: int, weights: int, of_layers: int, layers: int) -> int:
     """Bytes that more than one process takes, as we read torch and DeepSpeed."""
-    if count == 1:
+    if count == 1 or parallel in ("auto", "ddp"):  # DDP reduces the gradients where they are
         return 0
     if parallel == "fsdp2":  # weights and gradients of two layers, and of all that is in none, are whole
         return 2 * (weights - of_layers + 2 * of_layers // layers)
-    if not parallel.startswith("zero"):  # DDP's buckets are a second copy of the gradients
-        return weights
     # a copy of its part of the weights, and a bucket; stage 3 may keep all weights gathered
     bucket = min(weights, ZERO_BUCKET) if parallel == "zero1" else ZERO_BUCKET
     return weights // count + bucket + (weights if parallel == "zero3" else 0)

@@ -54,6 +54,7 @@ def _check_before_preparing(config: RunConfig, options: argparse.Namespace) -> N
     run = RunFolder(options.out)
     if not options.force:
         beginning.check_folder(config, run, force=False)
+    _check_machine(config, int(os.environ.get("WORLD_SIZE", options.processes or 0)))
     if all("tokens" in source for stage in config.stages for source in stage.get("sources") or []):
         config.accumulation(int(os.environ.get("WORLD_SIZE", options.processes or 1)))
         plan = config.plan()
@@ -62,6 +63,22 @@ def _check_before_preparing(config: RunConfig, options: argparse.Namespace) -> N
             beginning.stage_steps(plan, options.stage)
     if config.init_from is not None and not run.config.exists():
         replace(config, model=config.init_from).shape()
+
+
+def _check_machine(config: RunConfig, processes: int) -> None:
+    """Whether it can do what the recipe asks for by name; what is left to `auto` costs no import of torch."""
+    if config.precision != "auto":
+        from yxanul.training.precision.policy import place, read_policy
+        from yxanul.training.training_arguments import is_on_gpu, resolved_precision
+
+        if resolved_precision(config) == "fp8":
+            place(read_policy(config.precision_policy, config.recipe), config.shape().config, is_on_gpu(config))
+    if config.parallel not in ("auto", "ddp"):
+        from yxanul.training.launch.parallel import check_parallel, trainer_fields
+        from yxanul.training.launch.processes import visible_gpus
+
+        check_parallel(config.parallel, processes or visible_gpus())
+        trainer_fields(config.parallel, "bf16")
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:

@@ -11,6 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
@@ -72,6 +74,8 @@ class YxanulTrainer(Trainer):
         self.guard = StepGuard(config.skip_above, self.args.device)
         self.health = Health(self.args.device, ranks, self.plan, model.config, run)
         self.add_callback(self.health)
+        if self.accelerator.ddp_handler is not None:
+            self.accelerator.ddp_handler.gradient_as_bucket_view = True  # else they exist twice
         self._stage_ends = {self.plan.stage_steps(index).stop for index in range(len(self.plan.stages))}
         self.start_clock()
 
@@ -177,7 +181,9 @@ class YxanulTrainer(Trainer):
             model, batches = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
             self._parameters = list(model.parameters())  # in the model's order, by which accelerate knows FSDP2's
             self.health.know_parameters(checkpoints.named_parameters(model))
-            model.zero_grad = self._inner_optimizer.zero_grad  # this, too, would walk the whole tree in every step
+            # the stock one, too, would walk the whole tree in every step; gradients in DDP's buckets stay there
+            set_to_none = not isinstance(model, DistributedDataParallel)
+            model.zero_grad = partial(self._inner_optimizer.zero_grad, set_to_none=set_to_none)
             return model, batches
         if resume_from_checkpoint is not None:
             self._load_from_checkpoint(resume_from_checkpoint)

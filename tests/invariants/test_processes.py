@@ -30,6 +30,15 @@ def test_two_processes_are_one(one, two):
     assert_close(two, one)
 
 
+def test_gradients_of_two_processes_exist_once(run):
+    """They lie in the buckets that DDP reduces, with accumulation too."""
+    parts = run(gradient_accumulation_steps=2)
+    assert parts(processes=2, places=True) == 0, parts.said()
+    with safe_open(parts.folder / "final/model.safetensors", "pt") as weights:
+        numbers = sum(weights.get_tensor(name).numel() for name in weights.keys())  # noqa: SIM118 - no dictionary
+    assert f"gradients: 1 pieces, {4 * numbers} bytes" in parts.said()
+
+
 def test_evaluation_is_the_same_on_two_processes(one, two):
     """Before the first step, of the same weights; 3 rows of its last batch of 4 are missing in one domain."""
     first, second = (finished.lines("eval_bits_per_byte")[0] for finished in (one, two))

@@ -8,6 +8,7 @@ spike: {"steps", "rank"}      it is a million times too large, in a run that jud
 fail_write: {"step"}          the disk is full while that checkpoint is written
 bf16: true                    autocast as on a GPU, on the CPU, where it is refused for being slow; also beside fp8
 fsdp2: true                   FSDP2 on the CPU, which accelerate refuses unless it takes it for a GPU
+places: true                  says in how many pieces of memory the gradients lie at the end, and their bytes
 quiz: {"errors"}              a zero-shot task `quiz` of 400 questions, the share of errors each time it is asked
 zero: true                    DeepSpeed on the CPU over gloo; stage 3 splits small parameters too
 """
@@ -60,7 +61,12 @@ def make_trouble(wanted, rank):
         def train(self, **options):
             self.parameters_in_all = self.model.num_parameters()
             self.add_callback(Trouble())
-            return super().train(**options)
+            trained = super().train(**options)
+            if wanted.get("places"):
+                held = {parameter.grad.untyped_storage() for parameter in self.model.parameters()}
+                pieces = {piece.data_ptr(): piece.nbytes() for piece in held}
+                say(f"gradients: {len(pieces)} pieces, {sum(pieces.values())} bytes")
+            return trained
 
         def compute_loss(self, *arguments, **options):
             assert self.model.training

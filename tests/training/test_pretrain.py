@@ -60,6 +60,24 @@ def test_bad_input_ends_it_before_any_work(command, words, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["precision=bf16"], "precision=bf16 is for GPUs"),
+        (
+            ["precision=fp8", "model_config.intermediate_size=50"],
+            "gate_proj is 32 x 50, and FP8 needs multiples of 16",
+        ),
+        (["parallel=zero2"], "parallel=zero2 is for GPUs, and none can be seen"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU changes what is refused")
+def test_what_the_machine_cannot_do_is_refused_before_data_is_prepared(command, words, message, monkeypatch):
+    monkeypatch.setattr("yxanul.training.preparing.prepare_missing", lambda *data: pytest.fail("it prepares"))
+    code, _, errors = command("recipe.yaml", "--out", "run", *words)
+    assert code == 2 and message in errors
+
+
 @pytest.mark.parametrize("flag", ["--proceses=2", "--eval"])
 def test_unknown_and_abbreviated_flags_end_it(command, flag):
     with pytest.raises(SystemExit) as stop:
