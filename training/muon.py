@@ -2,8 +2,8 @@
 
 A matrix moves along its momentum with all singular values pushed towards 1 (Newton-Schulz), scaled to the root mean
 square of an AdamW step, so rates and weight decay of AdamW carry over in size. Matrices of one shape are computed
-together. On a GPU the iteration runs in bf16, elsewhere in fp32, where bf16 takes up to forty times as long. Under DDP
-every rank computes the same; under FSDP2 a matrix is gathered, for a part of it has other singular values.
+together, and shared out among processes. On a GPU the iteration runs in bf16, elsewhere in fp32, where bf16 takes up
+to forty times as long. Under FSDP2 a matrix is gathered, for a part of it has other singular values.
 Keller Jordan et al., 2024; the scale is that of arXiv 2502.16982. Not for ZeRO, whose shards are flat.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -30,6 +31,20 @@ def orthogonalised(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if is_tall else x
+
+
+def shared_out(matrices: Tensor) -> Tensor:
+    """`orthogonalised` of a batch that all processes have: each computes a part, and gets the others' parts."""
+    count = dist.get_world_size() if dist.is_initialized() else 1
+    if count == 1:
+        return orthogonalised(matrices)
+    each = -(-len(matrices) // count)
+    mine = matrices.new_zeros(each, *matrices.shape[1:])
+    part = matrices[each * dist.get_rank() :][:each]
+    mine[: len(part)] = orthogonalised(part)
+    directions = matrices.new_empty(each * count, *matrices.shape[1:])
+    dist.all_gather_into_tensor(directions, mine)
+    return directions[: len(matrices)]
 
 
 class Muon(torch.optim.AdamW):
@@ -69,7 +84,7 @@ class Muon(torch.optim.AdamW):
             updates = [self._momentum_update(parameter, group["momentum"], kept) for parameter in parameters]
             on_gpu = updates[0].device.type == "cuda"
             stacked = torch.stack(updates).to(torch.bfloat16 if on_gpu else torch.float32)
-            directions = orthogonalised(stacked) * (ADAMW_RMS * max(shape) ** 0.5)
+            directions = shared_out(stacked) * (ADAMW_RMS * max(shape) ** 0.5)
             size = group["lr"] if kept is None else group["lr"] * kept
             for parameter, direction in zip(parameters, directions, strict=True):
                 here = _local(parameter)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from yxanul.training import muon
 from yxanul.training.muon import Muon, orthogonalised
 from yxanul.training.optimizers import build_optimizer
 
@@ -107,3 +108,17 @@ def test_a_rate_changes_a_matrix_by_the_same_share_at_every_width(width):
         Muon([weight], [], 0.01, weight_decay=0.0, lr=1e-3, fused=True).step()
         share = float((weight.detach() - before).norm() / before.norm())
         assert share == pytest.approx(0.2 * 0.01 / 0.02, rel=0.2)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4, 5])
+def test_processes_share_the_matrices_out_without_a_gap(processes, monkeypatch):
+    """Three matrices, so that some process has fewer, or none."""
+    matrices, parts = torch.randn(3, 16, 24), []
+    monkeypatch.setattr(muon.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(muon.dist, "get_world_size", lambda: processes)
+    for rank in range(processes):
+        monkeypatch.setattr(muon.dist, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(muon.dist, "all_gather_into_tensor", lambda whole, mine: parts.append(mine))
+        muon.shared_out(matrices)
+    together = torch.cat(parts)
+    assert torch.allclose(together[:3], orthogonalised(matrices), atol=1e-6) and not together[3:].any()
