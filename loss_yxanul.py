@@ -14,7 +14,9 @@ With p the unnormalised softmax of a row, s its sum, w the row's weight, c the z
     d weight = d logits^T @ latent                     summed in fp32
 """
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,6 +51,7 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     return_correct: bool = False,
     entropy_every: int = 0,
+    compiled: bool = False,
     chunk_rows: int | None = None,
     vocabulary_multiple: int | None = None,
 ) -> TokenLoss:
@@ -56,7 +59,8 @@ def linear_cross_entropy(
 
     latent (..., R), weight (V, R), targets (...) of class indices. `token_weights` (...) scale each token's part.
     The sum is divided by `num_items`, by default the number of targets that count, or the sum of their weights.
-    Of several largest logits the first counts for `return_correct`, as for torch.argmax.
+    Of several largest logits the first counts for `return_correct`, as for torch.argmax. `compiled` runs what is
+    between the matrix products as a kernel that torch makes: for GPUs, on a CPU it is slower.
     """
     device = latent.device.type
     if device != "meta" and torch.is_autocast_enabled(device):  # autocast does not reach into custom operators
@@ -86,6 +90,7 @@ def linear_cross_entropy(
         wants_gradients and rows.requires_grad,
         wants_gradients and weight.requires_grad,
         entropy_every,
+        compiled,
     )
 
     def counted_only(figures: Tensor) -> Tensor:
@@ -171,6 +176,7 @@ def _chunked_loss(
     needs_d_latent: bool,
     needs_d_weight: bool,
     entropy_every: int = 0,
+    compiled: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Sum of the weighted losses, every row's cross-entropy, and, empty if not needed: is every row's target its
     largest logit, the entropy of some, the largest probabilities, and the gradients of the sum.
@@ -193,41 +199,18 @@ def _chunked_loss(
     for start in range(0, rows, chunk_rows):
         part = slice(start, min(start + chunk_rows, rows))
         z, t, w = latent[part], targets[part], row_weights[part]
-        logits = torch.mm(z, weight_VR.t(), out=buffer[: z.shape[0]]).to(sum_dtype)
-        slope = None
-        if softcap:
-            logits.div_(softcap).tanh_()
-            slope = logits.square().neg_().add_(1)
-            logits.mul_(softcap)
-        logits[:, vocabulary:] = -torch.inf
-
+        logits = torch.mm(z, weight_VR.t(), out=buffer[: z.shape[0]])
+        some = slice(-start % entropy_every, None, entropy_every) if entropy_every else None
+        arguments = logits, t, w, vocabulary, z_loss, softcap, needs_correct, needs_d_latent or needs_d_weight, some
+        figures = _compiled_figures_of(*arguments) if compiled else _figures_of(*arguments)
+        cross_entropies[part], z_term, hits, entropies, confidences, d_logits = figures
+        z_terms += z_term
         if needs_correct:
-            largest, guesses = logits.max(1, keepdim=True)
-            correct[part] = guesses.squeeze(1) == t
-        else:
-            largest = logits.amax(1, keepdim=True)
-        target_logit = logits.gather(1, t[:, None]).squeeze(1)
-        shifted = logits.sub_(largest)
+            correct[part] = hits
         if entropy_every:
-            some = slice(-start % entropy_every, None, entropy_every)
-            kept = shifted[some, :vocabulary].clone()  # without padding, where 0 x -inf would be no number
-        p = shifted.exp_()
-        p_sum = p.sum(1)
-        if entropy_every:
-            means = kept.mul_(p[some, :vocabulary]).sum(1) / p_sum[some]
-            entropy[part][some], confidence[part] = p_sum[some].log() - means, p_sum.reciprocal()
-        lse = p_sum.log() + largest.squeeze(1)
-        cross_entropies[part] = lse - target_logit
-        if z_loss:
-            z_terms += (lse.square() * w).sum() * z_loss
-        if not (needs_d_latent or needs_d_weight):
+            entropy[part][some], confidence[part] = entropies, confidences
+        if d_logits is None:
             continue
-
-        # complete before it is rounded: what all rows of the weight share cancels inside of the products
-        d_logits = p.mul_((w * (1 + 2 * z_loss * lse) / p_sum)[:, None]).scatter_add_(1, t[:, None], -w[:, None])
-        if slope is not None:
-            d_logits.mul_(slope)
-        d_logits = d_logits.to(latent.dtype)
         if needs_d_latent:
             d_latent[part] = torch.mm(d_logits, weight_VR)
         if needs_d_weight:
@@ -238,6 +221,69 @@ def _chunked_loss(
 
     total = (cross_entropies * row_weights).sum() + z_terms
     return total, cross_entropies, correct, entropy, confidence, d_latent, d_weight_VR[:vocabulary]
+
+
+def _figures_of(
+    logits: Tensor,
+    t: Tensor,
+    w: Tensor,
+    vocabulary: int,
+    z_loss: float,
+    softcap: float,
+    needs_correct: bool,
+    needs_gradient: bool,
+    some: slice | None,
+) -> tuple[Tensor, Tensor | float, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Of one chunk: cross-entropies, z-loss; on request hits, entropies of `some` rows, confidences, d logits."""
+    dtype, in_graph = logits.dtype, torch.compiler.is_compiling()
+    logits = logits.to(_sum_dtype(logits), copy=in_graph)  # a graph should write d logits alone
+    slope = hits = entropies = confidences = None
+    if softcap:
+        logits.div_(softcap).tanh_()
+        slope = logits.square().neg_().add_(1)
+        logits.mul_(softcap)
+    logits[:, vocabulary:] = -torch.inf
+
+    if needs_correct:
+        largest, guesses = logits.max(1, keepdim=True)
+        hits = guesses.squeeze(1) == t
+    else:
+        largest = logits.amax(1, keepdim=True)
+    target_logit = logits.gather(1, t[:, None]).squeeze(1)
+    shifted = logits.sub_(largest)
+    kept = shifted[some, :vocabulary].clone() if some else None  # without padding, where 0 x -inf would be no number
+    p = shifted.exp_()
+    p_sum = p.sum(1)
+    if kept is not None:
+        entropies = p_sum[some].log() - kept.mul_(p[some, :vocabulary]).sum(1) / p_sum[some]
+        confidences = p_sum.reciprocal()
+    lse = p_sum.log() + largest.squeeze(1)
+    z_term = (lse.square() * w).sum() * z_loss if z_loss else 0.0
+    if not needs_gradient:
+        return lse - target_logit, z_term, hits, entropies, confidences, None
+
+    # complete before it is rounded: what all rows of the weight share cancels inside of the products
+    d_logits = p.mul_((w * (1 + 2 * z_loss * lse) / p_sum)[:, None])
+    if in_graph:  # part of the one pass over the chunk, which a scattered sum would cut in two
+        is_target = torch.arange(d_logits.shape[1], device=t.device) == t[:, None]
+        d_logits = torch.where(is_target, d_logits - w[:, None], d_logits)
+    else:
+        d_logits.scatter_add_(1, t[:, None], -w[:, None])
+    if slope is not None:
+        d_logits.mul_(slope)
+    return lse - target_logit, z_term, hits, entropies, confidences, d_logits.to(dtype)
+
+
+def _compiled_figures_of(logits: Tensor, t: Tensor, w: Tensor, *options: Any) -> tuple:
+    """Two passes over a chunk and one write, in place of ten. One graph for all numbers of rows."""
+    for tensor in (logits, t, w):
+        torch._dynamo.maybe_mark_dynamic(tensor, 0)
+    return _compile_figures()(logits, t, w, *options)
+
+
+@functools.cache
+def _compile_figures() -> Callable[..., tuple]:
+    return torch.compile(_figures_of)  # not where this file is loaded: that would import the compiler
 
 
 def _empty_figures(latent: Tensor, needs_correct: bool, entropy_every: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -278,6 +324,7 @@ def _(
     d_latent,
     d_weight,
     entropy=0,
+    compiled=False,
 ):
     total = latent.new_empty((), dtype=_sum_dtype(latent))
     figures = _empty_figures(latent, correct, entropy)
@@ -286,7 +333,7 @@ def _(
 
 
 def _keep_gradients(ctx, inputs, output) -> None:
-    *_, needs_d_latent, needs_d_weight, _ = inputs
+    *_, needs_d_latent, needs_d_weight, _, _ = inputs
     *_, d_latent, d_weight = output
     ctx.dtypes = inputs[0].dtype if needs_d_latent else None, inputs[1].dtype if needs_d_weight else None
     ctx.set_materialize_grads(False)
@@ -296,7 +343,7 @@ def _keep_gradients(ctx, inputs, output) -> None:
 def _scale_gradients(ctx, d_total, *_):
     """In place, for a V x R matrix should not exist twice; a graph that is kept for another backward gets a copy."""
     if d_total is None:
-        return (None,) * 12
+        return (None,) * 13
     if torch.is_grad_enabled():
         raise RuntimeError("This loss has no second derivative; return_logits=True takes one that has.")
     multiply = torch.mul if torch._C._autograd._get_current_graph_task_keep_graph() else Tensor.mul_
@@ -304,7 +351,7 @@ def _scale_gradients(ctx, d_total, *_):
         None if dtype is None else multiply(gradient, d_total).to(dtype)
         for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
     )
-    return *scaled, *[None] * 10
+    return *scaled, *[None] * 11
 
 
 _chunked_loss.register_autograd(_scale_gradients, setup_context=_keep_gradients)

@@ -526,6 +526,7 @@ class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
         return_logits: bool | None = None,
         return_correct: bool = False,
         entropy_every: int = 0,
+        compiled_loss: bool = False,
         **kwargs: Any,
     ) -> YxanulCausalLMOutput:
         """`labels` are shifted here, `shift_labels` came shifted and win; -100 is ignored.
@@ -534,6 +535,7 @@ class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
         `token_weights`, shaped and shifted like the labels, weigh each target; `z_loss` is its coefficient.
         `return_correct` also tells for each target whether a greedy guess hits it, `entropy_every` n the
         entropy of every n-th prediction and the largest probability of each; neither forms logits for it.
+        `compiled_loss` lets torch make one kernel of what is between the loss's matrix products: for GPUs.
         """
         # no parameter by name: Trainer takes every one with "label" in it for an input that evaluation must have
         shift_labels: Tensor | None = kwargs.pop("shift_labels", None)
@@ -571,7 +573,8 @@ class YxanulForCausalLM(YxanulPreTrainedModel, GenerationMixin):
                 targets = targets.to(logits.device)  # of a model that is split over devices
                 found = cross_entropy(logits, targets, **options)
             else:
-                found = self.lm_head(hidden_states, targets, softcap=self.config.final_logit_softcapping, **options)
+                options |= {"softcap": self.config.final_logit_softcapping, "compiled": compiled_loss}
+                found = self.lm_head(hidden_states, targets, **options)
         return YxanulCausalLMOutput(
             logits=logits if return_logits else None,
             past_key_values=outputs.past_key_values,

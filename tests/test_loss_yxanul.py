@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from yxanul.loss_yxanul import _chunked_loss, apply_softcap, cross_entropy, linear_cross_entropy
 
@@ -49,6 +50,22 @@ def test_value_and_gradients_equal_the_plain_loss(options, chunk_rows, vocabular
         torch.autograd.grad(ours, (latent, weight)), torch.autograd.grad(plain, (latent, weight)), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-15)
+
+
+def test_compiled_it_is_the_same_and_one_graph_serves_all_numbers_of_rows():
+    torch.compiler.reset()
+    options = {"z_loss": 1e-2, "softcap": 3.0, "return_correct": True, "entropy_every": 4, "vocabulary_multiple": 128}
+    before = counters["stats"]["unique_graphs"]
+    for rows in (37, 64, 5):  # chunks of 32 and 5, of 32, of 5
+        latent, weight, targets = inputs(rows=rows, dtype=torch.float32)
+        results = [
+            linear_cross_entropy(latent, weight, targets, chunk_rows=32, compiled=compiled, **options)
+            for compiled in (False, True)
+        ]
+        gradients = [torch.autograd.grad(result.loss, (latent, weight)) for result in results]
+        for eager, compiled in zip((*results[0], *gradients[0]), (*results[1], *gradients[1]), strict=True):
+            torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-6)
+    assert counters["stats"]["unique_graphs"] == before + 1
 
 
 @pytest.mark.parametrize("options", OPTIONS)
