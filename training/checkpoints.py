@@ -3,6 +3,7 @@
     model.safetensors, config.json, the model's code, tokenizer     what from_pretrained loads
     optimizer.safetensors     PARAMETER.exp_avg ... of every parameter: all of DDP, FSDP2 and ZeRO read it
     rank-00000.safetensors    random state and unlogged losses of each process
+    scales.safetensors        of a run in precision=te with delayed scaling alone (precision/transformer_engine.py)
     trainer_state.json        the Trainer's own
     COMPLETE                  step, tokens, and the size of every file; written last
 
@@ -13,6 +14,7 @@ import json
 import os
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from yxanul.bad_input import BadInput
 from yxanul.data.whole_files import sync_folder, write_json
 from yxanul.run_folder import COMPLETE, RunFolder
+from yxanul.training.precision.te_layers import plain_names
+from yxanul.training.precision.transformer_engine import SCALES
 from yxanul.training.ranks import Ranks
 
 OPTIMIZER, WEIGHTS, TRAINER_STATE = "optimizer.safetensors", "model.safetensors", "trainer_state.json"
@@ -39,10 +43,13 @@ def parts_in(optimizer: torch.optim.Optimizer) -> Parts:
     return lambda parameter: (parameter, optimizer.state.get(parameter, {}))
 
 
-def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Each parameter once, by its name in a model that nothing wrapped or compiled."""
+def named_parameters(model: nn.Module) -> Iterator[tuple[list[str], nn.Parameter]]:
+    """Each parameter once, by its name in a model that nothing wrapped or compiled.
+
+    It has several names where several of the plain model's lie in it, one below the other in equal parts.
+    """
     for name, parameter in model.named_parameters():
-        yield name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", ""), parameter
+        yield plain_names(name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")), parameter
 
 
 def save(
@@ -58,24 +65,33 @@ def save(
     weights: dict[str, Tensor] = {}
     moments: dict[str, Tensor] = {}
     known: set[bool] = set()
-    for name, parameter in named_parameters(model):
+    for names, parameter in named_parameters(model):
         weight, of_parameter = parts(parameter)
-        _collect(weights, name, weight, ranks)
+        _collect(weights, names, weight, ranks)
         for key, value in of_parameter.items():
-            _collect(moments, f"{name}.{key}", value, ranks)
+            _collect(moments, [f"{name}.{key}" for name in names], value, ranks)
         known.add(bool(of_parameter))
     assert len(known) == 1, "some parameters have moments, and others have none"
     rank_states = ranks.gather(rank_state)
     ranks.first_writes(lambda: _write(folder, model, weights, moments, rank_states, marker, write_more))
 
 
-def _collect(into: dict[str, Tensor], name: str, tensor: Tensor, ranks: Ranks) -> None:
-    """The whole tensor on rank 0; what is split is put together by all."""
+def _collect(into: dict[str, Tensor], names: list[str], tensor: Tensor, ranks: Ranks) -> None:
+    """The whole tensor on rank 0, or copies of its parts; what is split is put together by all."""
     whole = tensor.detach()
     if isinstance(whole, DTensor):
         whole = whole.full_tensor().cpu()
-    if ranks.is_first:
-        into[name] = whole
+    if ranks.is_first and len(names) == 1:
+        into[names[0]] = whole
+    elif ranks.is_first:
+        parts = whole.chunk(len(names)) if whole.ndim else [whole] * len(names)
+        into |= {name: part.to("cpu", copy=True) for name, part in zip(names, parts, strict=True)}
+
+
+def _read(file: Any, names: list[str]) -> Tensor:
+    """What `_collect` took apart."""
+    parts = [file.get_tensor(name) for name in names]
+    return torch.cat(parts) if len(parts) > 1 and parts[0].ndim else parts[0]
 
 
 def _write(
@@ -175,7 +191,7 @@ def find(run: RunFolder, name: str | None) -> Path | None:
 
 def check_fits(folder: Path, model: nn.Module) -> None:
     """Before a run writes anything: --force lets a recipe of another model through."""
-    parameters = dict(named_parameters(model))
+    parameters = {name: parameter for (name,), parameter in named_parameters(model)}  # nothing is fused yet
     with safe_open(folder / WEIGHTS, "pt") as file:
         ours, theirs = set(parameters), set(file.keys())
         for verb, names in (("lacks", ours - theirs), ("has", theirs - ours)):
@@ -189,21 +205,24 @@ def check_fits(folder: Path, model: nn.Module) -> None:
 
 def load_weights(folder: Path, model: nn.Module) -> None:
     with safe_open(folder / WEIGHTS, "pt") as file, torch.no_grad():
-        for name, parameter in named_parameters(model):
-            parameter.copy_(_placed_as(parameter, file.get_tensor(name)))
+        for names, parameter in named_parameters(model):
+            parameter.copy_(_placed_as(parameter, _read(file, names)))
 
 
 def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Moments for every parameter that the file knows; a checkpoint that begins a run knows none."""
-    by_name = dict(named_parameters(model))
+    keys = defaultdict(list)
     with safe_open(folder / OPTIMIZER, "pt") as file:
         for entry in file.keys():  # noqa: SIM118 - no dictionary
             name, _, key = entry.rpartition(".")
-            parameter, value = by_name[name], file.get_tensor(entry)
-            if value.shape == parameter.shape:
-                optimizer.state[parameter][key] = _placed_as(parameter, value)
-            else:
-                optimizer.state[parameter][key] = value.to(parameter.device)
+            keys[name].append(key)
+        for names, parameter in named_parameters(model):
+            for key in keys[names[0]]:
+                value = _read(file, [f"{name}.{key}" for name in names])
+                if value.shape == parameter.shape:
+                    optimizer.state[parameter][key] = _placed_as(parameter, value)
+                else:
+                    optimizer.state[parameter][key] = value.to(parameter.device)
 
 
 def _placed_as(parameter: Tensor, whole: Tensor) -> Tensor:
@@ -247,7 +266,7 @@ def keep(checkpoint: Path, target: Path) -> None:
 
 def write_final(checkpoint: Path, final: Path) -> None:
     """What from_pretrained needs; copies, for people edit what they publish."""
-    own = (OPTIMIZER, TRAINER_STATE, COMPLETE)
+    own = (OPTIMIZER, SCALES, TRAINER_STATE, COMPLETE)
     files = [file for file in _files(checkpoint) if file.name not in own and not file.name.startswith("rank-")]
     _place(checkpoint, final, files, shutil.copy2)
 

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 SCHEDULES = ("constant", "linear", "cosine", "warmup_stable_decay")
 STAGE_LEARNING_KEYS = ("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_tokens", "lr_decay", "lr_end")
+# its attention is plain causal; its modules cannot be traced; what torch computes again would leave FP8's region
+NOT_WITH_TE = ("document_mask", "torch_compile", "activation_checkpointing", "gradient_checkpointing")
 SCALE_HELP = "the same recipe as a toy: seconds, offline, on built-in text; its figures mean nothing"
-LATER = ("te",)  # precisions that a later version brings
 
 
 def setting(about: str, default: Any = MISSING, **limits: Any) -> Any:
@@ -79,8 +80,10 @@ class RunConfig:
     )
     max_bad_steps: int = setting("such steps in a row, then the run saves and stops", 10, at_least=1)
 
-    precision: str = setting("auto, fp32, bf16 or fp8", "auto", choices=("auto", "fp32", "bf16", "fp8"))
-    precision_policy: dict[str, str] = setting("of fp8: q to down, gradients, weight_gradient: their formats", {})
+    precision: str = setting(
+        "auto, fp32, bf16, fp8 or te (Transformer Engine)", "auto", choices=("auto", "fp32", "bf16", "fp8", "te")
+    )
+    precision_policy: dict[str, Any] = setting("of fp8 and te: what goes into FP8 and how (docs/precision.md)", {})
     parallel: str = setting(
         "auto, ddp, fsdp2, zero1 to zero3", "auto", choices=("auto", "ddp", "fsdp2", "zero1", "zero2", "zero3")
     )
@@ -276,8 +279,6 @@ def _recipe_file(recipe: str) -> Path:
 def _checked(name: str, value: Any, where: str) -> Any:
     if name == "report_to" and value == "none":  # the library's word
         return []
-    if name == "precision" and value in LATER:
-        raise BadInput(f"{where}: precision={value} arrives with a later version: take bf16.")
     if name == "warmup_steps" and isinstance(value, float) and 0 < value < 1:
         raise BadInput(f"{where}: warmup_steps={value} is a share: give whole steps, or warmup_tokens.")
     if name == "save_total_limit" and value == 1:
@@ -285,7 +286,7 @@ def _checked(name: str, value: Any, where: str) -> Any:
     value = cast(name, value, str(SETTINGS[name].type), where)
     check_limits(name, value, SETTINGS[name].metadata, where)
     if name == "precision_policy":
-        read_policy(value, where)
+        read_policy(value, where, "any")
     return value
 
 
@@ -318,8 +319,13 @@ def _check_together(config: RunConfig) -> None:
         raise config.wrong(
             f"optimizer=muon needs whole matrices, {config.parallel} has flat shards: take fsdp2 or adamw."
         )
-    if config.precision == "fp8" and config.parallel.startswith("zero"):
-        raise config.wrong(f"precision=fp8 is not tested under {config.parallel}: take fsdp2, or precision=bf16.")
+    read_policy(config.precision_policy, config.recipe, config.precision)
+    if config.precision in ("fp8", "te") and config.parallel.startswith("zero"):
+        raise config.wrong(
+            f"precision={config.precision} is not tested under {config.parallel}: take fsdp2, or precision=bf16."
+        )
+    if config.precision == "te":
+        _check_te(config)
     if config.optimizer != "muon" and config.matrix_learning_rate is not None:
         raise config.wrong("matrix_learning_rate is muon's: set optimizer=muon, or leave it out.")
     metric = config.metric_for_best_model
@@ -333,6 +339,12 @@ def _check_together(config: RunConfig) -> None:
     if config.greater_is_better != metric.endswith("_accuracy"):
         better = str(metric.endswith("_accuracy")).lower()
         raise config.wrong(f"the best {metric} is found with greater_is_better={better}: write that.")
+
+
+def _check_te(config: RunConfig) -> None:
+    for name, value in ({"document_mask": config.document_mask} | config.training_arguments).items():
+        if value and name.startswith(NOT_WITH_TE):
+            raise config.wrong(f"precision=te has no {name}: leave it out, or take precision=bf16.")
 
 
 def _check_schedules(config: RunConfig) -> None:

@@ -102,7 +102,7 @@ def _kept_by_matrices(config: RunConfig, width: int, on_gpu: bool) -> tuple[Call
     if config.precision not in ("fp8", "te"):
         return lambda *readers: width, 0
     shape = config.shape().config
-    policy = place(read_policy(config.precision_policy, config.recipe), shape, on_gpu)
+    policy = place(read_policy(config.precision_policy, config.recipe, config.precision), shape, on_gpu)
     small = in_fp8(policy)
 
     def kept(*readers: str) -> int:

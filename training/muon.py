@@ -48,7 +48,10 @@ def shared_out(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.AdamW):
-    """`matrices` go to Muon at `matrix_lr` with AdamW's weight decay; `groups` and `options` are AdamW's."""
+    """`matrices` go to Muon at `matrix_lr` with AdamW's weight decay; `groups` and `options` are AdamW's.
+
+    `pairs` hold two matrices each, one below the other.
+    """
 
     def __init__(
         self,
@@ -57,10 +60,12 @@ class Muon(torch.optim.AdamW):
         matrix_lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.1,
+        pairs: Iterable[nn.Parameter] = (),
         **options: Any,
     ) -> None:
-        own = {"params": list(matrices), "lr": matrix_lr, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__([*groups, own], **options)
+        own = {"lr": matrix_lr, "momentum": momentum, "weight_decay": weight_decay}
+        kinds = [{"params": list(matrices), "parts": 1} | own, {"params": list(pairs), "parts": 2} | own]
+        super().__init__([*groups, *(kind for kind in kinds if kind["params"])], **options)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -84,7 +89,8 @@ class Muon(torch.optim.AdamW):
             updates = [self._momentum_update(parameter, group["momentum"], kept) for parameter in parameters]
             on_gpu = updates[0].device.type == "cuda"
             stacked = torch.stack(updates).to(torch.bfloat16 if on_gpu else torch.float32)
-            directions = shared_out(stacked) * (ADAMW_RMS * max(shape) ** 0.5)
+            apart = stacked.view(-1, shape[0] // group["parts"], shape[1])
+            directions = (shared_out(apart) * (ADAMW_RMS * max(apart.shape[1:]) ** 0.5)).reshape(stacked.shape)
             size = group["lr"] if kept is None else group["lr"] * kept
             for parameter, direction in zip(parameters, directions, strict=True):
                 here = _local(parameter)

@@ -17,6 +17,7 @@ from torch import nn
 
 from yxanul.bad_input import BadInput
 from yxanul.data.plan import Plan
+from yxanul.training.checkpoints import named_parameters
 from yxanul.training.config import STAGE_LEARNING_KEYS, RunConfig
 from yxanul.training.muon import Muon
 
@@ -85,9 +86,11 @@ def build_optimizer(model: Any, config: RunConfig) -> torch.optim.AdamW:
     decaying: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     matrices: list[nn.Parameter] = []
-    for parameter in model.parameters():
+    pairs: list[nn.Parameter] = []
+    for names, parameter in named_parameters(model):
         decays = parameter.ndim >= 2 and id(parameter) not in tables
-        (matrices if id(parameter) in muons else decaying if decays else others).append(parameter)
+        of_muon = pairs if len(names) == 2 else matrices
+        (of_muon if id(parameter) in muons else decaying if decays else others).append(parameter)
     groups = [{"params": decaying, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     options: dict[str, Any] = {
@@ -99,4 +102,4 @@ def build_optimizer(model: Any, config: RunConfig) -> torch.optim.AdamW:
     if not matrices:
         return torch.optim.AdamW(groups, **options)
     rate = config.matrix_learning_rate or config.learning_rate
-    return Muon(matrices, groups, rate, weight_decay=config.weight_decay, **options)
+    return Muon(matrices, groups, rate, weight_decay=config.weight_decay, pairs=pairs, **options)

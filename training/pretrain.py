@@ -71,8 +71,10 @@ def _check_machine(config: RunConfig, processes: int) -> None:
         from yxanul.training.precision.policy import place, read_policy
         from yxanul.training.training_arguments import is_on_gpu, resolved_precision
 
-        if resolved_precision(config) == "fp8":
-            place(read_policy(config.precision_policy, config.recipe), config.shape().config, is_on_gpu(config))
+        precision = resolved_precision(config)
+        if precision in ("fp8", "te"):
+            policy = read_policy(config.precision_policy, config.recipe, precision)
+            place(policy, config.shape().config, is_on_gpu(config))
     if config.parallel not in ("auto", "ddp"):
         from yxanul.training.launch.parallel import check_parallel, trainer_fields
         from yxanul.training.launch.processes import visible_gpus
@@ -160,7 +162,7 @@ def _dry_run(config: RunConfig, processes: int, out: str | None, force: bool) ->
     if out is not None:
         check_folder(config, RunFolder(out), force)
     model, precision = build_on_meta(config), resolved_precision(config)
-    formats = formats_of_run(config, is_on_gpu(config))[1] if precision == "fp8" else []
+    formats = formats_of_run(config, is_on_gpu(config))[1] if precision in ("fp8", "te") else []
     print_plan(config)
     for sentence in formats:
         say(sentence)

@@ -25,8 +25,10 @@ from yxanul.training.console import Console
 from yxanul.training.gates import Gates
 from yxanul.training.inputs import load_fast_tokenizer
 from yxanul.training.loader import MicroBatches
+from yxanul.training.precision import te_layers
 from yxanul.training.precision.native_fp8 import enable_fp8
-from yxanul.training.precision.policy import formats_of_run
+from yxanul.training.precision.policy import check_te_batches, formats_of_run
+from yxanul.training.precision.transformer_engine import TransformerEngine
 from yxanul.training.ranks import Ranks
 from yxanul.training.samples import Samples
 from yxanul.training.summary import print_summary
@@ -54,13 +56,18 @@ class Session:
         if begin.checkpoint:
             checkpoints.check_fits(begin.checkpoint, built)
         self.precision, self.formats = resolved_precision(config), list[str]()
+        accumulation, on_gpu, te = args.gradient_accumulation_steps, is_on_gpu(config), None
+        if self.precision in ("fp8", "te"):
+            policy, self.formats = formats_of_run(config, on_gpu)
         if self.precision == "fp8":
-            policy, self.formats = formats_of_run(config, is_on_gpu(config))
             enable_fp8(built, policy)
-        accumulation = args.gradient_accumulation_steps
+        if self.precision == "te":
+            check_te_batches(policy, self.plan, ranks.count * accumulation)
+            te = TransformerEngine(built, policy, te_layers.load(on_gpu), ranks.count)
         batches = MicroBatches(stream, ranks.rank, ranks.count, accumulation, config.document_mask)
         tokenizer = load_fast_tokenizer(config)
         self.trainer = YxanulTrainer(built, args, config, run, ranks, batches, held_out, tokenizer)
+        self.trainer.te = te
         self.trainer.tasks = {name: find_task(name) for gate in self.gates.gates.values() for name, _ in gate.holds}
         self.trainer.remove_callback(PrinterCallback)
         splits = self.trainer.is_deepspeed_enabled or self.trainer.is_fsdp_enabled

@@ -11,6 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from yxanul.training.launch import zero
 from yxanul.training.launch.fsdp2 import group_tied_factors, split_again
 from yxanul.training.loader import MicroBatches, loader
 from yxanul.training.optimizers import build_optimizer, learning_rates
+from yxanul.training.precision.transformer_engine import TransformerEngine
 from yxanul.training.ranks import Ranks
 from yxanul.training.training_arguments import uses_bf16
 
@@ -66,6 +68,7 @@ class YxanulTrainer(Trainer):
         self.evidence: dict[str, Evidence] = {}
         self._targets_in_step = 0
         self.is_bf16 = uses_bf16(config)
+        self.te: TransformerEngine | None = None
         self._zero: zero.Zero | None = None
         self._parameters: list[nn.Parameter] = []
         super().__init__(
@@ -96,7 +99,26 @@ class YxanulTrainer(Trainer):
         with self.health.timed("data"):
             samples = [next(epoch_iterator) for _ in range(num_batches)]
         self._targets_in_step = [sample.pop("targets_in_step") for sample in samples][0]
-        return samples, torch.full((), self._targets_in_step, device=device)  # a number would be copied, with a wait
+        targets = torch.full((), self._targets_in_step, device=device)  # a number would be copied, with a wait
+        if self.te:
+            self._begin_te_step(self.te, samples[0], targets)
+        return samples, targets
+
+    def _begin_te_step(self, te: TransformerEngine, inputs: dict[str, Tensor], targets: Tensor) -> None:
+        """Before the first of all, where no checkpoint brought FP8's scales, they are found; nothing is learnt."""
+        te.begin_step()
+        if te.is_warm:
+            return
+        model: Any = self.model_wrapped.train()
+
+        def loss() -> Any:
+            with self._autocast(), te.region():
+                batch = self._prepare_inputs(inputs) | {"z_loss": self.config.z_loss}
+                return Trainer.compute_loss(self, model, batch, num_items_in_batch=targets)
+
+        te.warm_up(loss, self.accelerator.backward, model.zero_grad)
+        if self.ranks.is_first:
+            say("FP8's scales were warmed up on the first micro-batch: no checkpoint had them.")
 
     def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.args.device, non_blocking=True) for name, value in inputs.items()}
@@ -107,7 +129,7 @@ class YxanulTrainer(Trainer):
         """Forward and backward of a micro-batch. The stock one walks the whole module tree each time."""
         if not self.model.training:  # DDP's wrapper says that it trains, whatever is inside
             model.train()
-        with self._autocast():
+        with self._autocast(), self.te.region() if self.te else nullcontext():
             batch = self._prepare_inputs(inputs) | {"z_loss": self.config.z_loss}
             batch |= REQUESTS if self.health.observes else {}
             loss: Any = self.compute_loss(model, batch, num_items_in_batch=num_items_in_batch)
@@ -180,7 +202,8 @@ class YxanulTrainer(Trainer):
         if not self.is_deepspeed_enabled:
             model, batches = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
             self._parameters = list(model.parameters())  # in the model's order, by which accelerate knows FSDP2's
-            self.health.know_parameters(checkpoints.named_parameters(model))
+            named = checkpoints.named_parameters(model)
+            self.health.know_parameters((names[0], parameter) for names, parameter in named)
             # the stock one, too, would walk the whole tree in every step; gradients in DDP's buckets stay there
             set_to_none = not isinstance(model, DistributedDataParallel)
             model.zero_grad = partial(self._inner_optimizer.zero_grad, set_to_none=set_to_none)
@@ -233,10 +256,14 @@ class YxanulTrainer(Trainer):
         self.state.save_to_json(str(folder / checkpoints.TRAINER_STATE))
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
+        if self.te:
+            self.te.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
         checkpoints.load_weights(folder, self.model if model is None else model)
+        if self.te:
+            self.te.load(folder)
         self.tokens = checkpoints.read_marker(folder)["tokens"]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

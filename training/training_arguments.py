@@ -15,6 +15,7 @@ from yxanul.data.plan import Plan
 from yxanul.run_folder import RunFolder
 from yxanul.training.config import RunConfig
 from yxanul.training.launch.parallel import trainer_fields
+from yxanul.training.precision import te_layers
 
 SECONDS_UNTIL_LOST = 600  # a process that says nothing for so long is lost, and the others end
 NEEDED_BY_FP8 = (8, 9)  # compute capability: Ada, Hopper and what came after
@@ -27,18 +28,20 @@ def is_on_gpu(config: RunConfig) -> bool:
 def uses_bf16(config: RunConfig) -> bool:
     """For what is not in FP8, or for everything."""
     precision = resolved_precision(config)
-    return precision == "bf16" or (precision == "fp8" and is_on_gpu(config))
+    return precision == "bf16" or (precision in ("fp8", "te") and is_on_gpu(config))
 
 
 def resolved_precision(config: RunConfig) -> str:
     """`auto` is bf16 on a GPU that has it, fp32 elsewhere."""
     on_gpu = is_on_gpu(config)
-    if config.precision == "fp8" and on_gpu and torch.cuda.get_device_capability() < NEEDED_BY_FP8:
+    if config.precision in ("fp8", "te") and on_gpu and torch.cuda.get_device_capability() < NEEDED_BY_FP8:
+        needed, found = (".".join(map(str, each)) for each in (NEEDED_BY_FP8, torch.cuda.get_device_capability()))
         raise BadInput(
-            f"precision=fp8 needs a GPU of compute capability {'.'.join(map(str, NEEDED_BY_FP8))} or newer, and "
-            f"{torch.cuda.get_device_name()} has {'.'.join(map(str, torch.cuda.get_device_capability()))}: "
-            "take precision=bf16."
+            f"precision={config.precision} needs a GPU of compute capability {needed} or newer, and "
+            f"{torch.cuda.get_device_name()} has {found}: take precision=bf16."
         )
+    if config.precision == "te":
+        te_layers.load(on_gpu)
     if config.precision == "bf16" and not on_gpu:
         raise BadInput("precision=bf16 is for GPUs, a CPU trains slower with it: take precision=fp32, or auto.")
     has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -10,13 +10,16 @@ bf16: true                    autocast as on a GPU, on the CPU, where it is refu
 fsdp2: true                   FSDP2 on the CPU, which accelerate refuses unless it takes it for a GPU
 places: true                  says in how many pieces of memory the gradients lie at the end, and their bytes
 quiz: {"errors"}              a zero-shot task `quiz` of 400 questions, the share of errors each time it is asked
+te: true                      Transformer Engine's stand-in, on the CPU
 zero: true                    DeepSpeed on the CPU over gloo; stage 3 splits small parameters too
 """
 
 import errno
 import json
 import os
+import pathlib
 import signal
+import sys
 
 import numpy as np
 from accelerate.state import PartialState
@@ -27,6 +30,7 @@ from yxanul.data.progress import say
 from yxanul.evaluation.zero_shot import TASKS
 from yxanul.training import checkpoints, guard, pretrain, session, trainer
 from yxanul.training.launch import parallel
+from yxanul.training.precision import te_layers
 from yxanul.training.trainer import YxanulTrainer
 
 
@@ -110,6 +114,11 @@ def make_trouble(wanted, rank):
     if "quiz" in wanted:
         shares = iter(wanted["quiz"]["errors"])
         TASKS["quiz"] = lambda model, tokenizer, **place: (np.arange(400) < 400 * next(shares)).astype(float)
+    if wanted.get("te"):
+        sys.path.append(str(pathlib.Path(__file__).parent.parent / "training/precision"))
+        import te_stand_in
+
+        te_layers.load = lambda on_gpu: te_layers.Library(*te_stand_in.LIBRARY)
     if wanted.get("bf16"):
         trainer.uses_bf16 = lambda config: True
     save_file = checkpoints.save_file
@@ -118,4 +127,7 @@ def make_trouble(wanted, rank):
 
 def main(arguments):
     make_trouble(json.loads(os.environ["TROUBLE"]), int(os.environ.get("RANK", "0")))
-    return pretrain.main(arguments)
+    code = pretrain.main(arguments)
+    if "te_stand_in" in sys.modules:
+        say(f"of Transformer Engine: {dict(sys.modules['te_stand_in'].LOG)}")
+    return code

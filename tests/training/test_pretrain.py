@@ -42,7 +42,7 @@ def command(recipe, tmp_path, monkeypatch, capsys):
         (["recipe.yaml", "--out", "run", "sed=2"], "unknown setting 'sed': did you mean seed?"),
         (["recipe.yaml", "--out", "run", "precision=bf16"], "precision=bf16 is for GPUs"),
         (["recipe.yaml", "--out", "run", "precision_policy.dwon=bf16"], "unknown key 'dwon': did you mean down?"),
-        (["recipe.yaml", "--out", "run", "precision=te"], "precision=te arrives with a later version"),
+        (["recipe.yaml", "--out", "run", "precision=te"], "precision=te is for GPUs: take precision=auto here"),
         (["recipe.yaml", "--out", "run", "parallel=fsdp2"], "parallel=fsdp2 is for GPUs, and none can be seen"),
         (["recipe.yaml", "--out", "run", "--stage", "cod"], "unknown stage 'cod': did you mean code?"),
         (["recipe.yaml", "--out", "run", "--stage", "code"], "stage code begins at step 12, but the run is at 0"),

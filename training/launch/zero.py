@@ -72,7 +72,7 @@ class Zero:
         """Weights were loaded before DeepSpeed took the model."""
         from deepspeed.utils import safe_set_full_optimizer_state
 
-        by_name = dict(named_parameters(model))
+        by_name = {name: parameter for (name,), parameter in named_parameters(model)}
         with safe_open(folder / OPTIMIZER, "pt") as file:
             for entry in file.keys():  # noqa: SIM118 - no dictionary
                 name, _, key = entry.rpartition(".")

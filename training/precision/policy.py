@@ -1,9 +1,10 @@
-"""Which part of a model computes in which format when a run has precision=fp8, and how many of its FLOPs that is.
+"""Which part of a model computes in which format when a run has precision=fp8 or te, and how many FLOPs that is.
 
     policy = read_policy({"down": "bf16", "gradients": "e4m3"}, "run.yaml")     # a recipe's precision_policy
     place(policy, shape.config, on_gpu=True)                                    # what a model's sizes leave of it
 
-Arithmetic on shapes: no torch. Not here: the layer itself (native_fp8.py), whether a GPU can do it
+Transformer Engine (te) takes whole modules, so there all seven layers run in FP8 or the run is refused.
+Arithmetic on shapes: no torch. Not here: the layers themselves (native_fp8.py, te_layers.py), whether a GPU can do it
 (training_arguments.py).
 """
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from yxanul.bad_input import BadInput, unknown_name
 from yxanul.catalog import training_flops_per_token
+from yxanul.data.plan import Plan
 
 if TYPE_CHECKING:
     from yxanul.training.config import RunConfig
@@ -22,16 +24,49 @@ CHOICES |= {"gradients": ("e5m2", "e4m3"), "weight_gradient": ("fp8", "bf16")}  
 ALIGNMENT = 16  # cuBLAS refuses other sizes
 SMALLEST_SIDE = 128  # below it the casts cost more than the product gains; a CPU, which runs it for tests, goes lower
 
-Policy = dict[str, str]  # a format for every key of CHOICES
+TE_CHOICES: dict[str, tuple] = {
+    "scaling": ("delayed", "current", "block"),
+    "gradients": CHOICES["gradients"],
+    "history": (16, 1, 2, 4, 8, 32, 64, 128, 256, 512, 1024),  # uses that delayed scaling looks back on
+    "weight_cache": (False, True),  # weights are cast once in a step, not in each micro-batch
+    "fuse_accumulation": (False, True),  # weights' gradients are added up by the product itself
+}
+TE_ACTIVATIONS = {"silu": "swiglu", "gelu_pytorch_tanh": "geglu"}  # its GELU is the one with tanh
+TE_ROPE = ("default", "linear", "llama3")  # its kernel takes angles alone: no factor, no table that follows the length
+TE_BLOCK = 128  # of block scaling
+TE_SCALES = {
+    "delayed": "each tensor scaled by its largest entry in the last {history} uses",
+    "current": "each tensor scaled by its largest entry",
+    "block": "each block of 128 numbers scaled by its largest entry",
+}
+
+Policy = dict[str, Any]  # a value for every key of CHOICES; of te's also those of TE_CHOICES
 
 
-def read_policy(changes: Mapping[str, Any], where: str) -> Policy:
+def read_policy(changes: Mapping[str, Any], where: str, precision: str = "fp8") -> Policy:
+    """Of fp8 or te; any other precision uses none of it, and takes what either has."""
+    choices: dict[str, tuple] = {"fp8": CHOICES, "te": TE_CHOICES}.get(precision, CHOICES | TE_CHOICES)
     for key, value in changes.items():
-        if key not in CHOICES:
-            raise BadInput(f"{where}: precision_policy: {unknown_name('key', key, CHOICES)}")
-        if value not in CHOICES[key]:
-            raise BadInput(f"{where}: precision_policy: {unknown_name(key, value, CHOICES[key])}")
-    return {key: changes.get(key, values[0]) for key, values in CHOICES.items()}
+        if key not in choices and key in CHOICES | TE_CHOICES:
+            raise BadInput(
+                f"{where}: precision_policy.{key} is not for precision={precision}, whose keys are "
+                f"{', '.join(choices)}: leave it out, or take precision={'fp8' if precision == 'te' else 'te'}."
+            )
+        if key not in choices:
+            raise BadInput(f"{where}: precision_policy: {unknown_name('key', key, choices)}")
+        if value not in choices[key] or type(value) is not type(choices[key][0]):
+            known = [str(choice).lower() for choice in choices[key]]
+            raise BadInput(f"{where}: precision_policy: {unknown_name(key, str(value).lower(), known)}")
+    policy = {key: changes.get(key, values[0]) for key, values in choices.items()}
+    if precision == "te":
+        policy = {key: values[0] for key, values in CHOICES.items()} | policy
+        if policy["scaling"] == "block":
+            policy["gradients"] = "e4m3"
+        if "history" in changes and policy["scaling"] != "delayed":
+            raise BadInput(f"{where}: precision_policy.history is of delayed scaling: leave it out.")
+        if policy["gradients"] != changes.get("gradients", policy["gradients"]):
+            raise BadInput(f"{where}: precision_policy: block scaling has gradients in e4m3: leave gradients out.")
+    return policy
 
 
 def sizes(config: Any) -> dict[str, tuple[int, int]]:
@@ -45,6 +80,9 @@ def sizes(config: Any) -> dict[str, tuple[int, int]]:
 
 def place(policy: Policy, config: Any, on_gpu: bool) -> Policy:
     """The policy with layers that are too small for FP8 in bf16; refused where a layer cannot run as asked."""
+    if "scaling" in policy:
+        _check_te(policy, config, on_gpu)
+        return policy
     placed = dict(policy)
     for name, (inputs, outputs) in sizes(config).items():
         if policy[name] == "fp8" and (inputs % ALIGNMENT or outputs % ALIGNMENT):
@@ -57,6 +95,43 @@ def place(policy: Policy, config: Any, on_gpu: bool) -> Policy:
     if not in_fp8(placed):
         raise BadInput("precision=fp8, but no layer of this model would run in it: take precision=bf16.")
     return placed
+
+
+def _check_te(policy: Policy, config: Any, on_gpu: bool) -> None:
+    if config.hidden_act not in TE_ACTIVATIONS:
+        raise BadInput(
+            f"precision=te: Transformer Engine has no hidden_act={config.hidden_act}: "
+            f"take one of {', '.join(TE_ACTIVATIONS)}, or precision=bf16."
+        )
+    rope = (config.rope_parameters or {}).get("rope_type", "default")
+    if rope not in TE_ROPE:
+        raise BadInput(
+            f"precision=te: Transformer Engine's RoPE has no rope_type={rope}: "
+            f"take one of {', '.join(TE_ROPE)}, or precision=bf16."
+        )
+    of = sizes(config)
+    fused = {"q, k and v": (config.hidden_size, sum(of[name][1] for name in "qkv")), "o": of["o"]}
+    fused |= {"gate and up": (config.hidden_size, 2 * of["up"][1]), "down": of["down"]}
+    step = TE_BLOCK if policy["scaling"] == "block" else ALIGNMENT
+    for name, (inputs, outputs) in fused.items():
+        if inputs % step or outputs % step or on_gpu and min(inputs, outputs) < SMALLEST_SIDE:
+            raise BadInput(
+                f"precision=te: {name} make a matrix of {inputs:,} x {outputs:,}; {policy['scaling']} scaling needs "
+                f"multiples of {step}, from {SMALLEST_SIDE} on: take another shape, or precision=bf16."
+            )
+
+
+def check_te_batches(policy: Policy, plan: Plan, parts: int) -> None:
+    """`parts`: micro-batches of all processes in a step."""
+    step = TE_BLOCK if policy["scaling"] == "block" else ALIGNMENT
+    for stage in plan.stages:
+        for phase in stage.phases:
+            tokens = phase.step_tokens // parts
+            if tokens % step:
+                raise BadInput(
+                    f"precision=te: stage {stage.name} has micro-batches of {tokens:,} tokens; {policy['scaling']} "
+                    f"scaling needs multiples of {step}: take other rows, or precision=bf16."
+                )
 
 
 def in_fp8(policy: Policy) -> list[str]:
@@ -76,15 +151,17 @@ def fp8_share(policy: Policy, config: Any, tokens_of_length: Mapping[int, float]
 
 def formats_of_run(config: "RunConfig", on_gpu: bool) -> tuple[Policy, list[str]]:
     """The placed policy, and what a run says of it as it starts: the formats of all parts, and what fell back."""
-    asked, shape = read_policy(config.precision_policy, config.recipe), config.shape().config
+    asked = read_policy(config.precision_policy, config.recipe, "te" if config.precision == "te" else "fp8")
+    shape = config.shape().config
     placed, rest = place(asked, shape, on_gpu), "bf16" if on_gpu else "fp32"
     share = fp8_share(placed, shape, config.plan().tokens_of_length())
     others = [name for name in LINEARS if placed[name] != "fp8"]
     small = [f"{name}_proj ({min(sizes(shape)[name])})" for name in others if asked[name] == "fp8"]
     weight_gradient = f", weight gradients in {rest}" if placed["weight_gradient"] == "bf16" else ""
+    scales = TE_SCALES[placed.get("scaling", "current")].format_map(placed)
     said = [
         f"{', '.join(in_fp8(placed))} in FP8: E4M3 forward, {placed['gradients'].upper()} gradients{weight_gradient}, "
-        f"each tensor scaled by its largest entry. {', '.join([*others, 'embeddings'])}, factor, norms, attention, "
+        f"{scales}. {', '.join([*others, 'embeddings'])}, factor, norms, attention, "
         f"head in {rest}; master weights, moments, loss and accumulation in fp32. {share:.1%} of the training FLOPs "
         f"run in FP8, {1 - share:.1%} in {rest}."
     ]
