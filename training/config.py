@@ -345,6 +345,8 @@ def _check_te(config: RunConfig) -> None:
     for name, value in ({"document_mask": config.document_mask} | config.training_arguments).items():
         if value and name.startswith(NOT_WITH_TE):
             raise config.wrong(f"precision=te has no {name}: leave it out, or take precision=bf16.")
+    if config.precision_policy.get("weight_cache") and config.parallel == "fsdp2":
+        raise config.wrong("precision_policy.weight_cache has no effect under fsdp2: leave it out, or take ddp.")
 
 
 def _check_schedules(config: RunConfig) -> None:

@@ -90,4 +90,4 @@ def enable_fp8(model: nn.Module, policy: Policy) -> None:
         if found and type(module) is nn.Linear and policy[found[1]] == "fp8":
             module.__class__ = Fp8Linear
             module.gradients = FORMATS[policy["gradients"]]  # type: ignore[assignment]
-            module.weight_gradient_in_fp8 = policy["weight_gradient"] == "fp8"  # type: ignore[assignment]
+            module.weight_gradient_in_fp8 = policy["weight_gradient"] == "fp8"

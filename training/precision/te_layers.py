@@ -119,7 +119,8 @@ class TeAttention(YxanulAttention):
 
 def swap(model: Any, library: Library, fuse_accumulation: bool) -> dict[str, Any]:
     """In place; the new modules, by their names. The model's parameters are the plain ones, but for gate over up."""
-    angles, swapped = _Angles(model.model.rotary_emb), {}
+    angles = _Angles(model.model.rotary_emb)
+    swapped: dict[str, Any] = {}
     for index, layer in enumerate(model.model.layers):
         norm_and_qkv = _norm_and_qkv(model.config, layer, library.modules)
         o_proj, mlp = _o_and_mlp(model.config, layer, library.modules, fuse_accumulation)

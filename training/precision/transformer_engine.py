@@ -37,9 +37,11 @@ WARM_UP_PASSES = 3
 
 class TransformerEngine:
     def __init__(self, model: nn.Module, policy: Policy, library: Library, processes: int) -> None:
-        for key in ("weight_cache", "fuse_accumulation"):
-            if policy[key] and processes > 1:
-                raise BadInput(f"precision_policy.{key} is for one process, and there are {processes}: leave it out.")
+        if policy["fuse_accumulation"] and processes > 1:
+            raise BadInput(
+                "precision_policy.fuse_accumulation hides gradients from what sums them over processes, and there are "
+                f"{processes}: leave it out."
+            )
         self._library = library
         self._recipe = recipe_of(policy, library)
         self._group = dist.group.WORLD if processes > 1 else None  # whose ranks share their largest entries
@@ -65,7 +67,7 @@ class TransformerEngine:
         """Where it adds weights' gradients to a buffer itself, the optimizer shall find that as `grad`."""
         self._micro_batches = 0
         for parameter in self._fused:
-            parameter.main_grad = parameter.grad = torch.zeros_like(parameter)  # type: ignore[attr-defined]
+            parameter.main_grad = parameter.grad = torch.zeros_like(parameter)
 
     @contextmanager
     def region(self) -> Iterator[None]:

@@ -147,7 +147,7 @@ def test_evaluation_is_that_of_the_plain_weights(one):
 @pytest.mark.parametrize(
     "changes, processes, message",
     [
-        ({"precision_policy": {"weight_cache": True}}, 2, "precision_policy.weight_cache is for one process"),
+        ({"precision_policy": {"fuse_accumulation": True}}, 2, "precision_policy.fuse_accumulation hides gradients"),
         ({"precision_policy": {"scaling": "block"}}, 1, "block scaling needs multiples of 128"),
     ],
 )

@@ -375,6 +375,7 @@ def test_the_presets_are_taken_but_for_the_one_with_exact_gelu():
         ({"torch_compile": True}, "precision=te has no torch_compile"),
         ({"gradient_checkpointing": True}, "precision=te has no (gradient|activation)_checkpointing"),
         ({"parallel": "zero1"}, "precision=te is not tested under zero1: take fsdp2, or precision=bf16."),
+        ({"parallel": "fsdp2", "precision_policy": {"weight_cache": True}}, "weight_cache has no effect under fsdp2"),
     ],
 )
 def test_settings_that_exclude_it_are_refused(small_config, changes, message):
@@ -382,14 +383,14 @@ def test_settings_that_exclude_it_are_refused(small_config, changes, message):
         small_config(precision="te", **changes)
 
 
-def test_ragged_micro_batches_and_several_processes_with_a_cache_are_refused(small_config, tiny_model):
+def test_ragged_micro_batches_and_fused_accumulation_on_several_processes_are_refused(small_config, tiny_model):
     plan = small_config().plan()
     check_te_batches(read_policy({}, "", "te"), plan, 16)
     with pytest.raises(
         BadInput, match="stage language has micro-batches of 8 tokens; delayed scaling needs multiples"
     ):
         check_te_batches(read_policy({}, "", "te"), plan, 32)
-    with pytest.raises(BadInput, match="fuse_accumulation is for one process, and there are 2"):
+    with pytest.raises(BadInput, match="hides gradients from what sums them over processes, and there are 2"):
         TransformerEngine(tiny_model(), read_policy({"fuse_accumulation": True}, "", "te"), LIBRARY, processes=2)
 
 
