@@ -48,6 +48,8 @@ def test_fp8_needs_a_gpu_that_has_it_and_computes_the_rest_in_bf16(small_config,
     else:
         with pytest.raises(BadInput, match="capability 8.9 or newer, and an old one has 8.0: take precision=bf16."):
             resolved_precision(config)
+        with pytest.raises(BadInput, match="precision=te needs a GPU of compute capability 8.9 or newer"):
+            resolved_precision(small_config(precision="te", use_cpu=False))
     assert not uses_bf16(small_config(precision="fp8", use_cpu=True))
 
 

@@ -50,6 +50,9 @@ def test_a_run_leaves_what_one_in_fp32_leaves_and_its_scales_and_learns_the_same
     assert {name.partition("/")[0] for name in scales} == {"checkpoints", "stages"} and len(scales) == 4
     assert one.losses() != plain.losses() and one.losses()[-1] < one.losses()[0] - 0.3
     assert_near(one, plain, most=0.05)
+    assert [line.keys() for line in one.lines()] == [line.keys() for line in plain.lines()]
+    for found, expected in zip(one.lines(), plain.lines(), strict=True):
+        assert found["gradient/norm/mlp"] == pytest.approx(expected["gradient/norm/mlp"], rel=0.2)
     # 20 micro-batches and 3 of the warm-up in two layers, none of them with a cache or a mask
     assert "'regions': 23" in one.said() and "'DotProductAttention': 46" in one.said()
     assert one.said().count(WARMED) == 1 and "its largest entry in the last 16 uses" in one.said()
@@ -142,6 +145,20 @@ def test_evaluation_is_that_of_the_plain_weights(one):
     assert one("--evaluate-only", "precision=fp32") == 0
     assert in_te == one.said()
     assert "LayerNormMLP" in used and "regions" not in used and "DotProductAttention" not in used
+
+
+def test_a_dry_run_tells_the_formats(bins, tmp_path, capsys, monkeypatch):
+    from small_runs.fixture import write_recipe
+
+    from yxanul.training import pretrain
+    from yxanul.training.precision import te_layers
+
+    monkeypatch.setattr(te_layers, "load", lambda on_gpu: None)
+    recipe = write_recipe(bins, tmp_path / "recipe.yaml", TE | {"precision_policy": {"gradients": "e4m3"}})
+    assert pretrain.main([str(recipe), "--dry-run"]) == 0
+    said = "".join(capsys.readouterr())
+    assert "q, k, v, o, gate, up, down in FP8: E4M3 forward, E4M3 gradients" in said and "FLOPs run in FP8" in said
+    assert "parameters, te; nothing was trained" in said
 
 
 @pytest.mark.parametrize(
