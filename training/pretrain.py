@@ -54,7 +54,6 @@ def _check_before_preparing(config: RunConfig, options: argparse.Namespace) -> N
     run = RunFolder(options.out)
     if not options.force:
         beginning.check_folder(config, run, force=False)
-    _check_machine(config, int(os.environ.get("WORLD_SIZE", options.processes or 0)))
     if all("tokens" in source for stage in config.stages for source in stage.get("sources") or []):
         config.accumulation(int(os.environ.get("WORLD_SIZE", options.processes or 1)))
         plan = config.plan()
@@ -63,6 +62,7 @@ def _check_before_preparing(config: RunConfig, options: argparse.Namespace) -> N
             beginning.stage_steps(plan, options.stage)
     if config.init_from is not None and not run.config.exists():
         replace(config, model=config.init_from).shape()
+    _check_machine(config, int(os.environ.get("WORLD_SIZE", options.processes or 0)))
 
 
 def _check_machine(config: RunConfig, processes: int) -> None:
