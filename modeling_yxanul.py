@@ -375,13 +375,14 @@ class YxanulModel(YxanulPreTrainedModel):
         """
         hidden_states = self._embed(input_ids, inputs_embeds)
         length, seen = hidden_states.shape[1], past_key_values.get_seq_length() if past_key_values is not None else 0
+        documents = None
         if kwargs.get("cu_seq_lens_q") is not None and kwargs.get("cache") is None:  # a paged cache brings positions
             if attention_mask is not None or past_key_values is not None:
                 raise ValueError(
                     "cu_seq_lens_q excludes an attention_mask and a cache of the caller's: documents are told apart "
                     "in one pass over rows without padding."
                 )
-            position_ids = _restarting_positions(kwargs["cu_seq_lens_q"], *hidden_states.shape[:2])
+            position_ids, documents = _positions_and_documents(kwargs["cu_seq_lens_q"], *hidden_states.shape[:2])
         # Positions made here tell nothing that mask and layers do not know, so they are not passed on: flash attention
         # would look for documents in them in every layer, with a wait for the device each time.
         positions = position_ids
@@ -392,7 +393,7 @@ class YxanulModel(YxanulPreTrainedModel):
             hidden_states = hidden_states + self.embed_positions(positions)
 
         # The mask comes before the cache: packed documents are only looked for where there is none.
-        causal_mask = self._causal_mask(hidden_states, attention_mask, past_key_values, position_ids)
+        causal_mask = self._causal_mask(hidden_states, attention_mask, past_key_values, position_ids, documents)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         cos, sin = self.rotary_emb(hidden_states, position_ids=positions)
@@ -442,8 +443,12 @@ class YxanulModel(YxanulPreTrainedModel):
         attention_mask: Tensor | None,
         past_key_values: Cache | None,
         position_ids: Tensor | None,
+        documents: Tensor | None,
     ) -> Any:
-        plain_causal = attention_mask is None and position_ids is None and past_key_values is None
+        apart: Callable | None = None
+        if documents is not None:  # they need not be looked for in the positions, which would wait for the device
+            position_ids, apart = None, lambda batch, head, q, k: documents[batch, q] == documents[batch, k]
+        plain_causal = attention_mask is position_ids is past_key_values is apart is None
         exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
         if plain_causal and self.config._attn_implementation == "sdpa" and not exporting:
             # transformers 5.17 makes a 4D mask under torch.compile (seen with torch 2.11) and loses the flash path
@@ -454,14 +459,15 @@ class YxanulModel(YxanulPreTrainedModel):
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             position_ids=position_ids,
+            and_mask_function=apart,
         )
 
 
-def _restarting_positions(cu_seq_lens: Tensor, rows: int, length: int) -> Tensor:
-    """Positions in documents that begin at cu_seq_lens (0, 3, 7, ...), counted through all rows laid end to end."""
+def _positions_and_documents(cu_seq_lens: Tensor, rows: int, length: int) -> tuple[Tensor, Tensor]:
+    """Of every token, where documents begin at cu_seq_lens (0, 3, 7, ...), counted through all rows end to end."""
     tokens = torch.arange(rows * length, device=cu_seq_lens.device)
     documents = torch.searchsorted(cu_seq_lens, tokens.to(cu_seq_lens.dtype), right=True) - 1
-    return (tokens - cu_seq_lens[documents]).view(rows, length)
+    return (tokens - cu_seq_lens[documents]).view(rows, length), documents.view(rows, length)
 
 
 @dataclass

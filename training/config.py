@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from yxanul.catalog import Shape
 
 SCHEDULES = ("constant", "linear", "cosine", "warmup_stable_decay")
+ATTENTION = ("auto", "sdpa", "varlen", "flex_attention", *(f"flash_attention_{version}" for version in (2, 3, 4)))
+COMPILE = ("auto", "none", "layers", "model")
 STAGE_LEARNING_KEYS = ("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_tokens", "lr_decay", "lr_end")
 # its attention is plain causal; its modules cannot be traced; what torch computes again would leave FP8's region
 NOT_WITH_TE = ("document_mask", "torch_compile", "activation_checkpointing", "gradient_checkpointing")
@@ -87,6 +89,8 @@ class RunConfig:
     parallel: str = setting(
         "auto, ddp, fsdp2, zero1 to zero3", "auto", choices=("auto", "ddp", "fsdp2", "zero1", "zero2", "zero3")
     )
+    attention: str = setting("auto, or the kernel that attends", "auto", choices=ATTENTION)
+    compile: str = setting(", ".join(COMPILE), "auto", choices=COMPILE)
     gradient_accumulation_steps: int | None = setting("micro-batches in a step (default: 1); or", None, at_least=1)
     max_micro_batch_tokens: int | None = setting("what one process can hold of them at once", None, at_least=1)
 
@@ -175,7 +179,8 @@ SETTINGS = {known.name: known for known in fields(RunConfig) if known.metadata}
 # none of these touches the data or the mathematics, nor does a field of TrainingArguments that is accepted
 FREE = """
     model validation validation_tokens validation_length max_bad_steps precision precision_policy parallel
-    gradient_accumulation_steps max_micro_batch_tokens logging_steps save_steps eval_steps save_total_limit report_to
+    attention compile gradient_accumulation_steps max_micro_batch_tokens logging_steps save_steps eval_steps
+    save_total_limit report_to
 """
 
 

@@ -7,11 +7,14 @@ sampler is a plain range, which accelerate skips through at 20 million a second.
 import signal
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import TrainingArguments
 
-from yxanul.data.stream import Stream, micro_batch_rows, restarting_positions
+from yxanul.data.stream import Stream, micro_batch_rows
+
+TOKENS_PER_DOCUMENT = 256  # more of them in a batch than one of so many each: its bounds take twice the room
 
 
 class MicroBatches(Dataset):
@@ -32,9 +35,33 @@ class MicroBatches(Dataset):
             "targets_in_step": self.stream.targets(step),
         }
         if self.document_mask:
-            positions = restarting_positions(batch.input_ids, self.stream.end_of_text_id)
-            inputs["position_ids"] = torch.from_numpy(positions)
+            bounds = torch.from_numpy(document_bounds(batch.input_ids, self.stream.end_of_text_id))
+            length = batch.input_ids.shape[1]  # of no document more; the very longest would be another graph each time
+            inputs |= {
+                "cu_seq_lens_q": bounds,
+                "cu_seq_lens_k": bounds,
+                "max_length_q": length,
+                "max_length_k": length,
+            }
         return inputs
+
+
+def document_bounds(input_ids: np.ndarray, end_of_text_id: int) -> np.ndarray:
+    """Where documents begin, counted through all rows end to end, and at last where the rows end.
+
+    A document begins at the end-of-text token before it, or with its row. The end is repeated until batches of one
+    shape have, as a rule, bounds of one shape: compiled code is made anew for another.
+    """
+    rows, length = input_ids.shape
+    begins = input_ids == end_of_text_id
+    begins[:, 0] = True
+    places = np.flatnonzero(begins)
+    room = rows * -(-length // TOKENS_PER_DOCUMENT)
+    while room < len(places):
+        room *= 2
+    bounds = np.full(room + 1, rows * length, np.int32)
+    bounds[: len(places)] = places
+    return bounds
 
 
 def loader(batches: MicroBatches, args: TrainingArguments) -> DataLoader:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from yxanul.bad_input import BadInput
 from yxanul.data.progress import say
 from yxanul.run_folder import DONE, GATE_FAILED, RunFolder
+from yxanul.training.compilation import keep_compiled, resolve_compile
 from yxanul.training.config import SCALE_HELP, RunConfig, read_config, settings_help
 from yxanul.training.scale import NOTE as SCALE_NOTE
 
@@ -26,6 +27,7 @@ PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 def main(arguments: list[str]) -> int:
     for name, value in PATIENT_THREADS.items():
         os.environ.setdefault(name, value)
+    keep_compiled()
     options, config = _parse(arguments)
     if options.dry_run:
         return _dry_run(config, options.processes or 1, options.out, options.force)
@@ -150,6 +152,7 @@ def _without_processes(arguments: list[str]) -> list[str]:
 
 
 def _dry_run(config: RunConfig, processes: int, out: str | None, force: bool) -> int:
+    from yxanul.training.attention import resolve_attention
     from yxanul.training.beginning import check_folder
     from yxanul.training.inputs import check_inputs
     from yxanul.training.model import build_on_meta
@@ -163,8 +166,9 @@ def _dry_run(config: RunConfig, processes: int, out: str | None, force: bool) ->
         check_folder(config, RunFolder(out), force)
     model, precision = build_on_meta(config), resolved_precision(config)
     formats = formats_of_run(config, is_on_gpu(config))[1] if precision in ("fp8", "te") else []
+    kernels = [*resolve_attention(config).sentences(), resolve_compile(config).sentence()]
     print_plan(config)
-    for sentence in formats:
+    for sentence in [*formats, *kernels]:
         say(sentence)
     say(f"{model.num_parameters():,} parameters, {precision}; nothing was trained (--dry-run).")
     return DONE

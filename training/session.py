@@ -5,6 +5,7 @@ Not here: what is checked before (inputs.py, beginning.py).
 
 from contextlib import ExitStack, suppress
 
+from accelerate.utils import DynamoBackend
 from rich.console import Console as Terminal
 from rich.table import Table
 from transformers import PrinterCallback, TrainingArguments
@@ -18,8 +19,10 @@ from yxanul.evaluation.bits_per_byte import HeldOut
 from yxanul.evaluation.zero_shot import find_task
 from yxanul.run_folder import DONE, FAILED, GATE_FAILED, STOPPED, RunFolder
 from yxanul.training import checkpoints, model
+from yxanul.training.attention import resolve_attention
 from yxanul.training.beginning import Beginning, only_run_in, write_beginning
 from yxanul.training.callbacks import CurriculumCallback, Record, StopSignals, cut_metrics
+from yxanul.training.compilation import resolve_compile
 from yxanul.training.config import RunConfig
 from yxanul.training.console import Console
 from yxanul.training.gates import Gates
@@ -64,10 +67,13 @@ class Session:
         if self.precision == "te":
             check_te_batches(policy, self.plan, ranks.count * accumulation)
             te = TransformerEngine(built, policy, te_layers.load(on_gpu), ranks.count)
+        attention, compilation = resolve_attention(config), resolve_compile(config)
+        attention.install(built)
+        self.kernels = [*attention.sentences(), compilation.sentence()]
         batches = MicroBatches(stream, ranks.rank, ranks.count, accumulation, config.document_mask)
         tokenizer = load_fast_tokenizer(config)
         self.trainer = YxanulTrainer(built, args, config, run, ranks, batches, held_out, tokenizer)
-        self.trainer.te = te
+        self.trainer.te, self.trainer.compilation = te, compilation
         self.trainer.tasks = {name: find_task(name) for gate in self.gates.gates.values() for name, _ in gate.holds}
         self.trainer.remove_callback(PrinterCallback)
         splits = self.trainer.is_deepspeed_enabled or self.trainer.is_fsdp_enabled
@@ -76,6 +82,8 @@ class Session:
         launchers = self.trainer.accelerator.mixed_precision
         if launchers != "no":
             raise BadInput(f"the launcher set mixed_precision={launchers}: leave it out; the run's precision says it.")
+        if self.trainer.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+            raise BadInput("the launcher set dynamo_backend: leave it out; the run's compile says it.")
 
     def train(self) -> int:
         with ExitStack() as stack:
@@ -114,7 +122,7 @@ class Session:
             f"{trainer.args.device.type} in {self.precision}; from step {self.begin.step:,} of {self.plan.steps:,}"
             + (f", evaluated on {tokens:,} held-out tokens." if tokens else ".")
         )
-        for sentence in self.formats:
+        for sentence in [*self.formats, *self.kernels]:
             say(sentence)
 
     def _begin_folder(self) -> None:

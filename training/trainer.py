@@ -30,6 +30,7 @@ from yxanul.evaluation.bits_per_byte import DomainScore, HeldOut, evaluate
 from yxanul.evaluation.zero_shot import Task
 from yxanul.run_folder import FAILED, RunFolder
 from yxanul.training import checkpoints
+from yxanul.training.compilation import Compilation
 from yxanul.training.config import RunConfig
 from yxanul.training.gates import Evidence
 from yxanul.training.guard import StepGuard
@@ -66,6 +67,7 @@ class YxanulTrainer(Trainer):
         self.scores: dict[str, DomainScore] = {}
         self.tasks: dict[str, Task] = {}  # zero-shot ones that a gate watches
         self.evidence: dict[str, Evidence] = {}
+        self.compilation = Compilation("none", "unless a session says otherwise")
         self._targets_in_step = 0
         self.is_bf16 = uses_bf16(config)
         self.te: TransformerEngine | None = None
@@ -120,8 +122,12 @@ class YxanulTrainer(Trainer):
         if self.ranks.is_first:
             say("FP8's scales were warmed up on the first micro-batch: no checkpoint had them.")
 
-    def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.to(self.args.device, non_blocking=True) for name, value in inputs.items()}
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        device = self.args.device
+        return {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in inputs.items()
+        }
 
     # A step
 
@@ -195,6 +201,7 @@ class YxanulTrainer(Trainer):
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         maybe_install_capturing_hooks(self.model.base_model)  # else, at the first log, what is compiled is made anew
+        self.compilation.apply(self.model, self.plan, self.config.document_mask)
         if self.is_fsdp_enabled:
             # of the hidden states that a step which logs puts out, and nobody changes in place
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")

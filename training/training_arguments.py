@@ -53,10 +53,6 @@ def resolved_precision(config: RunConfig) -> str:
 
 
 def training_arguments(config: RunConfig, plan: Plan, run: RunFolder, processes: int) -> TrainingArguments:
-    if any(name.startswith("torch_compile") for name in config.training_arguments):
-        # a graph for each length: in training, in a step that logs, in evaluation
-        phases = sum(len(stage.phases) for stage in plan.stages)
-        torch._dynamo.config.recompile_limit = 3 * phases + 8
     fields: dict[str, Any] = {
         "output_dir": str(run.path),
         "max_steps": plan.steps,

@@ -20,9 +20,6 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "activation_checkpointing_kwargs": {},
     "gradient_checkpointing": {},  # the older names of the two above
     "gradient_checkpointing_kwargs": {},
-    "torch_compile": {},
-    "torch_compile_backend": {},
-    "torch_compile_mode": {},
     "tf32": {},
     "use_cpu": {},
     "full_determinism": {},
@@ -53,6 +50,7 @@ _REASONS = {
     "the command line says it: --resume CHECKPOINT": "resume_from_checkpoint",
     "the command line says it: --out RUN": "output_dir",
     "give precision": "bf16 fp16",
+    "give compile": "torch_compile torch_compile_backend torch_compile_mode",
     "evaluation runs in the run's precision; give precision": "bf16_full_eval fp16_full_eval",
     "give parallel (auto, ddp, fsdp2, zero1, zero2 or zero3)": (
         "deepspeed fsdp fsdp_config parallelism_config accelerator_config"

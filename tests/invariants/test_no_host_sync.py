@@ -125,6 +125,7 @@ CASES = {
     "checkpointed activations": {"activation_checkpointing": True},
     "no guard": {"skip_above": 0},
     "muon": {"optimizer": "muon"},
+    "document mask": {"document_mask": True},
 }
 
 
@@ -143,11 +144,6 @@ def test_steps_that_do_not_log_wait_for_nothing(train, name):
 @pytest.mark.parametrize("change", [{"embedding_rank": 16}, {"learned_position_embeddings": True}])
 def test_so_for_other_embeddings(train, small_shape, change):
     assert_no_wait(train(META, LOGGING_STEPS - 1, model_config=small_shape | change))
-
-
-@pytest.mark.xfail(strict=True, reason="transformers asks the device in every micro-batch if a row has two documents")
-def test_so_with_a_document_mask(train):
-    assert_no_wait(train(META, LOGGING_STEPS - 1, document_mask=True))
 
 
 def test_a_step_that_logs_waits(train):

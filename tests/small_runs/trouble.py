@@ -9,6 +9,8 @@ fail_write: {"step"}          the disk is full while that checkpoint is written
 bf16: true                    autocast as on a GPU, on the CPU, where it is refused for being slow; also beside fp8
 fsdp2: true                   FSDP2 on the CPU, which accelerate refuses unless it takes it for a GPU
 places: true                  says in how many pieces of memory the gradients lie at the end, and their bytes
+graphs: true                  how many compiled graphs the cache had, and how many it had not
+eager_kernels: true           compiles as a run does, but computes with eager kernels
 quiz: {"errors"}              a zero-shot task `quiz` of 400 questions, the share of errors each time it is asked
 te: true                      Transformer Engine's stand-in, on the CPU
 zero: true                    DeepSpeed on the CPU over gloo; stage 3 splits small parameters too
@@ -24,11 +26,12 @@ import sys
 import numpy as np
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
+from torch._dynamo.utils import counters
 from transformers import TrainerCallback
 
 from yxanul.data.progress import say
 from yxanul.evaluation.zero_shot import TASKS
-from yxanul.training import checkpoints, guard, pretrain, session, trainer
+from yxanul.training import checkpoints, compilation, guard, pretrain, session, trainer
 from yxanul.training.launch import parallel
 from yxanul.training.precision import te_layers
 from yxanul.training.trainer import YxanulTrainer
@@ -70,6 +73,10 @@ def make_trouble(wanted, rank):
                 held = {parameter.grad.untyped_storage() for parameter in self.model.parameters()}
                 pieces = {piece.data_ptr(): piece.nbytes() for piece in held}
                 say(f"gradients: {len(pieces)} pieces, {sum(pieces.values())} bytes")
+            if wanted.get("graphs"):
+                counted = counters["aot_autograd"]
+                found, made = (counted[f"autograd_cache_{what}"] for what in ("hit", "miss"))
+                say(f"{found} found in the cache, {made} made")
             return trained
 
         def compute_loss(self, *arguments, **options):
@@ -121,6 +128,8 @@ def make_trouble(wanted, rank):
         te_layers.load = lambda on_gpu: te_layers.Library(*te_stand_in.LIBRARY)
     if wanted.get("bf16"):
         trainer.uses_bf16 = lambda config: True
+    if wanted.get("eager_kernels"):
+        compilation.BACKEND = "aot_eager"
     save_file = checkpoints.save_file
     session.YxanulTrainer = TroubledTrainer
 

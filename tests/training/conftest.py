@@ -20,6 +20,28 @@ def small_config(recipe):
 
 
 @pytest.fixture
+def compiler(monkeypatch):
+    """The graphs that a run compiles, as they come; they are run as they are. dynamo is afterwards what it was."""
+    import torch
+
+    from yxanul.training import compilation
+
+    graphs = []
+
+    def counting(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(compilation, "BACKEND", counting)
+    torch._dynamo.reset()
+    names = "recompile_limit accumulated_recompile_limit fail_on_recompile_limit_hit optimize_ddp"
+    names += " skip_fwd_side_effects_in_bwd_under_checkpoint"
+    with torch._dynamo.config.patch({name: getattr(torch._dynamo.config, name) for name in names.split()}):
+        yield graphs
+    torch._dynamo.reset()
+
+
+@pytest.fixture
 def llama(small_shape, tmp_path):
     """`llama(**changes)`: a Llama of the small recipe's shape, and the folder in which it is saved."""
 

@@ -92,12 +92,12 @@ def test_a_stage_takes_another_kind_of_budget_from_the_command_line(read):
     "lines, message",
     [
         ("learning_rat: 1", "unknown setting 'learning_rat': did you mean learning_rate?"),
-        ("torch_compil: true", "unknown setting 'torch_compil': did you mean torch_compile?"),
+        ("ddp_timeou: 9", "unknown setting 'ddp_timeou': did you mean ddp_timeout?"),
         ("zzzz: 1", "unknown setting 'zzzz': known are adam_beta1, "),
         ("7: 1", "unknown setting '7'"),
         ("training_arguments: {}", "unknown setting 'training_arguments'"),
         ("save_steps:", "save_steps is empty: delete the line to keep the default."),
-        ("torch_compile:", "torch_compile is empty: delete the line"),
+        ("full_determinism:", "full_determinism is empty: delete the line"),
         ("learning_rate: fast", "learning_rate='fast' must be a number."),
         ("learning_rate: .nan", "learning_rate=nan must be a number."),
         ("learning_rate: 0", "learning_rate=0.0 must be above 0."),
@@ -144,7 +144,10 @@ def test_a_stage_takes_another_kind_of_budget_from_the_command_line(read):
         ("bf16: true", "bf16 is refused: give precision."),
         ("warmup_ratio: 0.1", "unknown setting 'warmup_ratio': did you mean warmup_tokens?"),
         ("dataloader_num_workers: -1", "dataloader_num_workers=-1 must be at least 0."),
-        ("torch_compile: 3", "torch_compile=3 must be true or false."),
+        ("full_determinism: 3", "full_determinism=3 must be true or false."),
+        ("torch_compile: true", "torch_compile is refused: give compile."),
+        ("compile: true", "compile=True must be text"),
+        ("attention: flash", "attention=flash"),
         (f"{OLDER}: true\nactivation_checkpointing: true", "is given under its older and its newer name"),
     ],
 )
@@ -322,8 +325,15 @@ def test_a_write_that_fails_leaves_the_earlier_file(read, tmp_path, monkeypatch)
 
 def test_differences_are_those_of_data_and_mathematics(read):
     before = read().resolved()
-    free = ["logging_steps=5", "save_total_limit=9", "precision=fp32", "parallel=fsdp2", "torch_compile=true"]
-    free += ["max_micro_batch_tokens=64", "validation.math=b", "report_to=wandb", "stages.language.tokens=64_000"]
+    free = ["logging_steps=5", "save_total_limit=9", "precision=fp32", "parallel=fsdp2", "full_determinism=true"]
+    free += [
+        "attention=sdpa",
+        "compile=layers",
+        "max_micro_batch_tokens=64",
+        "validation.math=b",
+        "report_to=wandb",
+        "stages.language.tokens=64_000",
+    ]
     assert differences(before, read("", *free).resolved()) == []
     changed = ["stages.language.tokens=1e5", "stages.math.phases.0.rows=8", "seed=2", "model_config.hidden_act=gelu"]
     assert differences(before, read("", *changed).resolved()) == [
@@ -384,7 +394,7 @@ def test_reading_a_recipe_loads_neither_torch_nor_transformers(read, tmp_path):
     read()
     code = (
         "import sys; from yxanul.training.config import read_config;"
-        f"read_config({str(tmp_path / 'run.yaml')!r}, ['torch_compile=true']).plan();"
+        f"read_config({str(tmp_path / 'run.yaml')!r}, ['compile=layers']).plan();"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

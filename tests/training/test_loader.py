@@ -12,7 +12,7 @@ import torch
 from yxanul.data.bins import open_bin
 from yxanul.data.plan import Phase, Plan, Source, Stage
 from yxanul.data.stream import Stream
-from yxanul.training.loader import MicroBatches, loader
+from yxanul.training.loader import MicroBatches, document_bounds, loader
 
 IN_PROCESS = SimpleNamespace(
     dataloader_num_workers=0,
@@ -63,13 +63,25 @@ def test_every_part_knows_the_targets_of_its_whole_step(packed):
         assert [part["targets_in_step"] for part in parts] == [targets] * 4
 
 
-def test_positions_come_with_a_document_mask_alone(stream):
+def test_bounds_of_documents_come_with_a_document_mask_alone(stream):
     plain, masked = get(stream, 5), get(stream, 5, document_mask=True)
     assert set(plain) == {"input_ids", "shift_labels", "targets_in_step"}
-    assert set(masked) == {*plain, "position_ids"}
-    ends = masked["input_ids"][:, 1:] == 0
-    assert ends.any() and not masked["position_ids"][:, 1:][ends].any()
-    assert (masked["position_ids"][:, 1:][~ends] == masked["position_ids"][:, :-1][~ends] + 1).all()
+    assert set(masked) == {*plain, "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
+    bounds = masked["cu_seq_lens_q"]
+    assert bounds is masked["cu_seq_lens_k"] and bounds.dtype == torch.int32
+    assert masked["max_length_q"] == masked["max_length_k"] == 32 >= int(bounds.diff().max())
+    begins = {place for place, token in enumerate(masked["input_ids"].flatten().tolist()) if token == 0}
+    assert begins and set(bounds.tolist()) == begins | {32 * row for row in range(7)}
+
+
+def test_bounds_are_padded_with_the_end_to_sizes_that_are_few():
+    rows = np.array([[5, 0, 7, 8], [1, 2, 3, 4]])
+    assert document_bounds(rows, 0).tolist() == [0, 1, 4, 8, 8]
+    assert document_bounds(rows, 9).tolist() == [0, 4, 8]
+    assert document_bounds(np.zeros((2, 4), int), 0).tolist() == list(range(9))
+    random = np.random.default_rng(0)
+    sizes = {len(document_bounds(random.integers(0, 500, (16, 2048)), 0)) for _ in range(20)}
+    assert sizes == {16 * 8 + 1}
 
 
 @pytest.mark.parametrize("workers", [0, 2])

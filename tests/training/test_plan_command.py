@@ -69,4 +69,4 @@ def test_help_names_every_setting(capsys):
     with pytest.raises(SystemExit):
         main(["plan", "--help"])
     out = capsys.readouterr().out
-    assert "save_total_limit" in out and "torch_compile_mode" in out
+    assert "save_total_limit" in out and "ddp_bucket_cap_mb" in out

@@ -86,7 +86,7 @@ def test_system_3_spends_6_5_4_and_3_hours_at_the_speed_it_claims_and_decays_to_
     assert (config.lr_scheduler_type, config.lr_end, config.parallel) == ("linear", 0, "zero1")
     gates = config.gates()
     assert list(gates) == list(hours) and all(gate.limit == 0 for gate in gates.values())
-    assert config.training_arguments["torch_compile"]
+    assert config.compile == "model"
 
 
 def test_system_4_grows_its_rows_and_checkpoints_every_fourth_layer():
@@ -198,11 +198,10 @@ def test_a_toy_has_the_structure_of_its_recipe(name, toys):
     real, toy = read_config(name, []), read_config(name, [], "tiny")
     toys_own = {"model_config", "tokenizer", "stages", "validation", "validation_tokens", "validation_length", "data"}
     toys_own |= {"warmup_steps", "warmup_tokens", "precision", "parallel", "gradient_accumulation_steps", "report_to"}
-    toys_own |= {"max_micro_batch_tokens", "logging_steps", "save_steps", "eval_steps"}
+    toys_own |= {"max_micro_batch_tokens", "logging_steps", "save_steps", "eval_steps", "attention", "compile"}
     for key in SETTINGS.keys() - toys_own:
         assert getattr(real, key) == getattr(toy, key), key
-    compiling = {"torch_compile"}
-    assert toy.training_arguments.keys() == real.training_arguments.keys() - compiling
+    assert toy.training_arguments.keys() == real.training_arguments.keys()
     assert toy.validation.keys() == real.validation.keys()
     assert bool(toy.warmup_steps) == bool(real.warmup_steps) and bool(toy.eval_steps) == bool(real.eval_steps)
     assert (toy.accumulation(1) > 1) == (real.accumulation(1) > 1)

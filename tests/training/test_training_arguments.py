@@ -93,11 +93,3 @@ def test_accumulation_is_what_the_memory_limit_asks_of_so_many_processes(argumen
 def test_settings_that_the_library_refuses_are_bad_input(arguments):
     with pytest.raises(BadInput, match="recipe.yaml: transformers refuses these settings: .*tf32"):
         arguments(tf32=True)
-
-
-def test_compiling_keeps_a_graph_for_every_length(arguments, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
-    arguments()
-    assert torch._dynamo.config.recompile_limit == 8
-    arguments(torch_compile=True)
-    assert torch._dynamo.config.recompile_limit == 3 * 3 + 8
