@@ -1,7 +1,7 @@
 """Compiles what a run trains: `compile: auto | none | layers | model`, one static graph for each length of the plan.
 
     keep_compiled()                              # before torch is imported: a restart finds what was compiled
-    compilation = resolve_compile(config)        # refuses what cannot be had
+    compilation = resolve_compile(config, "sdpa")        # refuses what cannot be had; by what attends
     compilation.apply(model, config.plan())      # in place: module names, parameters and hooks stay what they are
 
 `layers` compiles a decoder layer once and runs all layers by it; `model` compiles everything from the ids to the loss.
@@ -60,7 +60,7 @@ class Compilation:
             layer.self_attn._forward_hooks.clear()  # for attention maps, which no step asks for; they break the graph
 
 
-def resolve_compile(config: "RunConfig") -> Compilation:
+def resolve_compile(config: "RunConfig", attention: str) -> Compilation:
     from yxanul.training.training_arguments import is_on_gpu
 
     asked, on_gpu = config.compile, is_on_gpu(config)
@@ -68,7 +68,7 @@ def resolve_compile(config: "RunConfig") -> Compilation:
         return Compilation("none", "asked for")
     if asked == "auto" and not on_gpu:
         return Compilation("none", "a CPU")
-    against = _against(asked, config.parallel, on_gpu)
+    against = _against(asked, config.parallel, attention, on_gpu)
     if asked == "auto":
         return Compilation("none", f"SLOWER: {against}") if against else Compilation("layers", "a GPU")
     if against:
@@ -76,7 +76,7 @@ def resolve_compile(config: "RunConfig") -> Compilation:
     return Compilation(asked, "asked for")
 
 
-def _against(asked: str, parallel: str, on_gpu: bool) -> str:
+def _against(asked: str, parallel: str, attention: str, on_gpu: bool) -> str:
     """Why it cannot be compiled here, and the mend."""
     compilers = ("gcc", "clang") if on_gpu else ("g++", "clang++")
     if not os.environ.get("CC" if on_gpu else "CXX") and not any(map(which, compilers)):
@@ -89,6 +89,8 @@ def _against(asked: str, parallel: str, on_gpu: bool) -> str:
         return "zero3 gathers every weight in a hook, which would break each graph: take fsdp2"
     if parallel == "fsdp2" and asked == "model":
         return "fsdp2 gathers each layer's weights between two graphs: take compile=layers"
+    if attention == "flex_attention" and asked == "model":
+        return "transformers warns while it makes flex_attention's mask, which breaks the graph: take compile=layers"
     return ""
 
 

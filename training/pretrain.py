@@ -166,7 +166,8 @@ def _dry_run(config: RunConfig, processes: int, out: str | None, force: bool) ->
         check_folder(config, RunFolder(out), force)
     model, precision = build_on_meta(config), resolved_precision(config)
     formats = formats_of_run(config, is_on_gpu(config))[1] if precision in ("fp8", "te") else []
-    kernels = [*resolve_attention(config).sentences(), resolve_compile(config).sentence()]
+    attention = resolve_attention(config)
+    kernels = [*attention.sentences(), resolve_compile(config, attention.name).sentence()]
     print_plan(config)
     for sentence in [*formats, *kernels]:
         say(sentence)

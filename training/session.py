@@ -67,7 +67,8 @@ class Session:
         if self.precision == "te":
             check_te_batches(policy, self.plan, ranks.count * accumulation)
             te = TransformerEngine(built, policy, te_layers.load(on_gpu), ranks.count)
-        attention, compilation = resolve_attention(config), resolve_compile(config)
+        attention = resolve_attention(config)
+        compilation = resolve_compile(config, attention.name)
         attention.install(built)
         self.kernels = [*attention.sentences(), compilation.sentence()]
         batches = MicroBatches(stream, ranks.rank, ranks.count, accumulation, config.document_mask)
