@@ -78,7 +78,7 @@ def main() -> None:
                     found = in_own_process(start, folder, how, options.layers, options.lengths)
                     turns.setdefault(kind, []).append(found)
         for kind, found in turns.items():
-            seconds = [summary([turn[name] for turn in found], 1) for name in ("CPU", "wall")]
+            seconds = [summary([turn[name] for turn in found], 1, 1) for name in ("CPU", "wall")]
             rows.append([f"{how}, {kind}", *seconds, *(str(found[0][name]) for name in ("graphs", "from the cache"))])
     print_table(["compile, start", "CPU s", "wall s", "graphs", "of them from the cache"], rows)
 

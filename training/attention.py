@@ -34,9 +34,8 @@ FLASH = {
     "flash_attention_2": (is_flash_attn_2_available, (8, 0)),
 }
 LARGEST_HEAD = 256  # of flash attention's kernels, torch's own included; sizes are multiples of 8
-WITH_GQA = (
-    {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
-)  # torch 2.11: as is
+# torch 2.13 wants to be told of fewer key than query heads; 2.11 has the same kernel and no such word
+WITH_GQA = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def _fastest(config: RunConfig) -> Attention:
 
 def _missing(name: str, config: RunConfig) -> str:
     """What speaks against a kernel on this GPU, as the end of a sentence; nothing if it can be had."""
-    shape = config.shape().config
+    shape: Any = config.shape().config
     if name == "sdpa":
         return ""
     if name == "flex_attention":
@@ -117,7 +116,7 @@ def _missing(name: str, config: RunConfig) -> str:
 
 def _backend(config: RunConfig) -> str:
     """What torch says it would run for the longest rows of the plan."""
-    shape = config.shape().config
+    shape: Any = config.shape().config
     device = "cuda" if is_on_gpu(config) else "cpu"
     length = max(phase.length for stage in config.plan().stages for phase in stage.phases)
     kind = torch.bfloat16 if uses_bf16(config) else torch.float32
@@ -148,8 +147,9 @@ def varlen_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     kind = value.dtype  # RoPE may have made fp32 of queries and keys; the kernel is out of autocast's reach
     flat = [states.transpose(1, 2).flatten(0, 1).to(kind) for states in (query, key, value)]
-    bounds = cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k
-    attended = varlen_attn(*flat, *bounds, scale=scaling, window_size=(-1, 0), **WITH_GQA)  # causal
+    options: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0)} | WITH_GQA  # causal
+    bounds: Any = (cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k)
+    attended: Any = varlen_attn(flat[0], flat[1], flat[2], *bounds, **options)
     return attended.view(query.shape[0], query.shape[2], *attended.shape[1:]), None
 
 

@@ -83,6 +83,12 @@ def _check_machine(config: RunConfig, processes: int) -> None:
 
         check_parallel(config.parallel, processes or visible_gpus())
         trainer_fields(config.parallel, "bf16")
+    if config.attention not in ("auto", "sdpa"):
+        from yxanul.training.attention import resolve_attention
+
+        resolve_attention(config)
+    if config.compile not in ("auto", "none"):
+        resolve_compile(config, config.attention)
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:

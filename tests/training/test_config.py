@@ -147,7 +147,7 @@ def test_a_stage_takes_another_kind_of_budget_from_the_command_line(read):
         ("full_determinism: 3", "full_determinism=3 must be true or false."),
         ("torch_compile: true", "torch_compile is refused: give compile."),
         ("compile: true", "compile=True must be text"),
-        ("attention: flash", "attention=flash"),
+        ("attention: flash", "unknown attention 'flash': known are auto, flash_attention_2, "),
         (f"{OLDER}: true\nactivation_checkpointing: true", "is given under its older and its newer name"),
     ],
 )
