@@ -69,6 +69,10 @@ def test_bad_input_ends_it_before_any_work(command, words, message, tmp_path):
             "gate_proj is 32 x 50, and FP8 needs multiples of 16",
         ),
         (["parallel=zero2"], "parallel=zero2 is for GPUs, and none can be seen"),
+        (
+            ["attention=varlen"],
+            "attention=varlen is for GPUs, and this run is on a CPU: take attention=sdpa, or auto.",
+        ),
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU changes what is refused")
