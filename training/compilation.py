@@ -41,6 +41,7 @@ def keep_compiled() -> None:
 class Compilation:
     name: str
     reason: str
+    loss: bool = False  # on a GPU what lies between the loss's products is a kernel of its own, in each of the modes
 
     def sentence(self) -> str:
         kept = f"; kept in {os.environ[CACHE]}" if self.name != "none" and CACHE in os.environ else ""
@@ -68,16 +69,20 @@ def resolve_compile(config: "RunConfig", attention: str) -> Compilation:
         return Compilation("none", "asked for")
     if asked == "auto" and not on_gpu:
         return Compilation("none", "a CPU")
-    against = _against(asked, config.parallel, attention, on_gpu)
-    if asked == "auto":
-        return Compilation("none", f"SLOWER: {against}") if against else Compilation("layers", "a GPU")
-    if against:
+    if asked == "auto" and config.precision == "te":
+        return Compilation("none", "Transformer Engine's layers", loss=not _no_compiler(on_gpu))
+    no_compiler = _no_compiler(on_gpu)
+    against = no_compiler or _against(asked, config, attention)
+    if against and asked != "auto":
         raise BadInput(f"compile={asked}: {against}; or take compile=none.")
-    return Compilation(asked, "asked for")
+    loss = on_gpu and not no_compiler
+    if against:
+        return Compilation("none", f"SLOWER: {against}", loss)
+    return Compilation("layers", "a GPU", loss) if asked == "auto" else Compilation(asked, "asked for", loss)
 
 
-def _against(asked: str, parallel: str, attention: str, on_gpu: bool) -> str:
-    """Why it cannot be compiled here, and the mend."""
+def _no_compiler(on_gpu: bool) -> str:
+    """What is missing on this machine, and the mend."""
     compilers = ("gcc", "clang") if on_gpu else ("g++", "clang++")
     if not os.environ.get("CC" if on_gpu else "CXX") and not any(map(which, compilers)):
         return f"torch compiles with {' or '.join(compilers)}, and neither is installed: install one"
@@ -85,9 +90,16 @@ def _against(asked: str, parallel: str, attention: str, on_gpu: bool) -> str:
         return "on a GPU torch compiles with triton, which is not installed: install it"
     if on_gpu and not HEADER.exists():
         return "triton needs Python's headers, and Python.h is not there: install python3-dev"
-    if parallel == "zero3":
+    return ""
+
+
+def _against(asked: str, config: "RunConfig", attention: str) -> str:
+    """Why this run cannot be compiled, and the mend."""
+    if config.precision == "te":
+        return "Transformer Engine's modules cannot be traced: take precision=bf16"
+    if config.parallel == "zero3":
         return "zero3 gathers every weight in a hook, which would break each graph: take fsdp2"
-    if parallel == "fsdp2" and asked == "model":
+    if config.parallel == "fsdp2" and asked == "model":
         return "fsdp2 gathers each layer's weights between two graphs: take compile=layers"
     if attention == "flex_attention" and asked == "model":
         return "transformers warns while it makes flex_attention's mask, which breaks the graph: take compile=layers"

@@ -39,7 +39,7 @@ ATTENTION = ("auto", "sdpa", "varlen", "flex_attention", *(f"flash_attention_{ve
 COMPILE = ("auto", "none", "layers", "model")
 STAGE_LEARNING_KEYS = ("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_tokens", "lr_decay", "lr_end")
 # its attention is plain causal; its modules cannot be traced; what torch computes again would leave FP8's region
-NOT_WITH_TE = ("document_mask", "torch_compile", "activation_checkpointing", "gradient_checkpointing")
+NOT_WITH_TE = ("document_mask", "activation_checkpointing", "gradient_checkpointing")
 SCALE_HELP = "the same recipe as a toy: seconds, offline, on built-in text; its figures mean nothing"
 
 

@@ -23,6 +23,10 @@ def fail(error: Exception, ranks: Ranks) -> int:
     """The exit code. Of several processes the others are gone or stuck, and whatever waits for them waits for long."""
     sentence = explain(error)
     if sentence is None:
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+        if isinstance(error, TorchDynamoException | FailOnRecompileLimitHit):
+            error.add_note("yxanul: torch could not compile this: the same command goes on with compile=none.")
         raise error
     say(f"yxanul: {sentence}")
     if ranks.count > 1:

@@ -115,7 +115,7 @@ class YxanulTrainer(Trainer):
 
         def loss() -> Any:
             with self._autocast(), te.region():
-                batch = self._prepare_inputs(inputs) | {"z_loss": self.config.z_loss}
+                batch = self._prepare_inputs(inputs) | self._loss_options
                 return Trainer.compute_loss(self, model, batch, num_items_in_batch=targets)
 
         te.warm_up(loss, self.accelerator.backward, model.zero_grad)
@@ -136,7 +136,7 @@ class YxanulTrainer(Trainer):
         if not self.model.training:  # DDP's wrapper says that it trains, whatever is inside
             model.train()
         with self._autocast(), self.te.region() if self.te else nullcontext():
-            batch = self._prepare_inputs(inputs) | {"z_loss": self.config.z_loss}
+            batch = self._prepare_inputs(inputs) | self._loss_options
             batch |= REQUESTS if self.health.observes else {}
             loss: Any = self.compute_loss(model, batch, num_items_in_batch=num_items_in_batch)
         self.guard.add_loss(loss.detach())
@@ -152,6 +152,10 @@ class YxanulTrainer(Trainer):
             found: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
         self.health.see_predictions(found[1], inputs["shift_labels"])
         return found if return_outputs else found[0]
+
+    @property
+    def _loss_options(self) -> dict[str, Any]:
+        return {"z_loss": self.config.z_loss, "compiled_loss": self.compilation.loss}
 
     def _autocast(self) -> torch.autocast:
         """Ours, not accelerate's, which FSDP2 replaces by weights, sums and losses in bf16; the same in evaluation."""

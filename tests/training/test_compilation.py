@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from yxanul.bad_input import BadInput
 from yxanul.run_folder import RunFolder
@@ -196,6 +197,7 @@ def chosen(small_config, monkeypatch):
         ({"without": "Python.h"}, "none", "SLOWER: triton needs Python's headers"),
         ({"parallel": "zero3"}, "none", "SLOWER: zero3 gathers"),
         ({"parallel": "fsdp2"}, "layers", "a GPU"),
+        ({"precision": "te"}, "none", "Transformer Engine's layers"),
         ({"compile": "none"}, "none", "asked for"),
         ({"compile": "model"}, "model", "asked for"),
         ({"compile": "layers", "on_gpu": False, "without": "triton"}, "layers", "asked for"),
@@ -205,6 +207,30 @@ def test_the_choice_and_its_reason(chosen, circumstances, name, reason):
     compilation = chosen(**circumstances)
     assert compilation.name == name and compilation.reason.startswith(reason)
     assert compilation.sentence().startswith(f"compile: {name} ({reason}")
+
+
+@pytest.mark.parametrize(
+    "circumstances, loss",
+    [
+        ({}, True),
+        ({"parallel": "zero3"}, True),
+        ({"precision": "te"}, True),
+        ({"compile": "none"}, False),
+        ({"without": "triton"}, False),
+        ({"precision": "te", "without": "triton"}, False),
+        ({"compile": "layers", "on_gpu": False}, False),
+    ],
+)
+def test_the_loss_has_a_kernel_of_its_own_wherever_a_gpu_can_have_one(chosen, circumstances, loss):
+    assert chosen(**circumstances).loss is loss
+
+
+def test_the_loss_with_its_own_kernel_trains_the_same(train, monkeypatch):
+    plain = weights(train((16,)))
+    monkeypatch.setattr(session, "resolve_compile", lambda *_: compilation.Compilation("none", "test", loss=True))
+    made = counters["stats"]["unique_graphs"]
+    torch.testing.assert_close(weights(train((16,))), plain, rtol=0, atol=1e-6)
+    assert counters["stats"]["unique_graphs"] == made + 2, "one more for the step that logs"
 
 
 @pytest.mark.parametrize(
@@ -221,6 +247,7 @@ def test_the_choice_and_its_reason(chosen, circumstances, name, reason):
         ({"compile": "model", "parallel": "fsdp2"}, "compile=model: fsdp2 .*: take compile=layers; or"),
         ({"compile": "model", "attention": "flex_attention"}, "breaks the graph: take compile=layers; or"),
         ({"compile": "layers", "parallel": "zero3"}, "take fsdp2; or take compile=none"),
+        ({"compile": "layers", "precision": "te"}, "cannot be traced: take precision=bf16; or take compile=none"),
     ],
 )
 def test_what_cannot_be_had_is_refused_with_the_way_back(chosen, circumstances, message):

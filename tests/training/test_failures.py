@@ -1,12 +1,14 @@
 """What comes from outside is said in a sentence; a bug keeps its traceback."""
 
 import errno
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit
 
-from yxanul.training.failures import explain
+from yxanul.training.failures import explain, fail
 from yxanul.training.ranks import WriteFailed
 
 
@@ -45,3 +47,10 @@ def test_a_lost_process_is_one_where_there_are_others(words, monkeypatch):
 def test_a_bug_is_not_explained_away(error, grouped, monkeypatch):
     monkeypatch.setattr(dist, "is_initialized", lambda: grouped)
     assert explain(error) is None
+
+
+@pytest.mark.parametrize("error", [BackendCompilerFailed(print, ValueError()), FailOnRecompileLimitHit("9 graphs")])
+def test_what_cannot_be_compiled_keeps_its_traceback_and_names_the_way_back(error):
+    with pytest.raises(type(error)) as raised:
+        fail(error, SimpleNamespace(count=1))
+    assert "the same command goes on with compile=none" in raised.value.__notes__[0]

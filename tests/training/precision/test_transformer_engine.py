@@ -372,7 +372,6 @@ def test_the_presets_are_taken_but_for_the_one_with_exact_gelu():
     "changes, message",
     [
         ({"document_mask": True}, "precision=te has no document_mask: leave it out, or take precision=bf16."),
-        ({"torch_compile": True}, "precision=te has no torch_compile"),
         ({"gradient_checkpointing": True}, "precision=te has no (gradient|activation)_checkpointing"),
         ({"parallel": "zero1"}, "precision=te is not tested under zero1: take fsdp2, or precision=bf16."),
         ({"parallel": "fsdp2", "precision_policy": {"weight_cache": True}}, "weight_cache has no effect under fsdp2"),
