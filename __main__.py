@@ -26,6 +26,10 @@ VERBS = {
     "info": ("yxanul.info", "what a preset or checkpoint is made of: parameters, bytes, FLOPs"),
     "plan": ("yxanul.training.plan_command", "what a recipe would eat: stages, steps, lengths, tokens, epochs"),
     "tokenizer": ("yxanul.data.tokenizer_command", "train BPE or SuperBPE, compare tokenizers"),
+    "compare": (
+        "yxanul.evaluation.compare",
+        "is one result of `evaluate` better than another? differences, with intervals",
+    ),
     "track": ("yxanul.training.track_command", "send a tracker (TensorBoard, W&B, trackio) what it missed of a run"),
 }
 HELP = ("-h", "--help")
