@@ -111,7 +111,7 @@ def read_result(folder: Path, label: str) -> Result:
 def _read_samples(file: Path) -> dict[str, dict[str, Any]]:
     if not file.exists():
         raise BadInput(f"{file} does not exist: run `yxanul evaluate` again, with the same --out.")
-    samples = {}
+    samples: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             sample = json.loads(line)

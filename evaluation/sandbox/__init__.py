@@ -19,12 +19,15 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from yxanul.evaluation.sandbox import container as containers
 from yxanul.evaluation.sandbox.verdict import INSTEAD, MOST_BYTES, SandboxUnavailable, Verdict, judge
 
 __all__ = ["SandboxUnavailable", "Verdict", "level", "run_program"]
 
+FLAGS = ("-P", "-s", "-S", "-B")
+ENVIRONMENT = {"LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}  # no token of the user's; sets have one order
 TIMEOUT = 3.0  # seconds of wall time, as in `code_eval`
 # Without one of the layers, one of these would do what it must not
 PROBE = """
@@ -60,27 +63,10 @@ class _ForkServer:
 
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair()
+        command = [sys.executable, *FLAGS, str(Path(__file__).with_name("fork_server.py")), str(theirs.fileno())]
+        closed: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         with theirs:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-s",
-                    "-S",
-                    "-B",
-                    Path(__file__).with_name("fork_server.py"),
-                    str(theirs.fileno()),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env={
-                    "LANG": "C.UTF-8",
-                    "PYTHONHASHSEED": "0",
-                },  # no token of the user's, the same sets' order each time
-                pass_fds=(theirs.fileno(),),
-            )
+            self._process = subprocess.Popen(command, cwd="/", env=ENVIRONMENT, pass_fds=(theirs.fileno(),), **closed)
         self.level = ""
         probe = self.run(PROBE, PROBE_SECONDS)
         if not probe.passed:
@@ -111,7 +97,6 @@ class _ForkServer:
 
 
 _servers = threading.local()
-os.register_at_fork(after_in_child=lambda: _servers.__dict__.clear())  # two processes must not share one's socket
 
 
 def _server() -> _ForkServer:
@@ -120,5 +105,6 @@ def _server() -> _ForkServer:
         here = f"{sys.platform} on {platform.machine()}"
         raise SandboxUnavailable(f"the sandbox needs Linux on x86-64 or aarch64, and this is {here}; {INSTEAD}")
     if not hasattr(_servers, "own"):
+        os.register_at_fork(after_in_child=lambda: _servers.__dict__.clear())  # two processes must not share one
         _servers.own = _ForkServer()
     return _servers.own

@@ -34,13 +34,13 @@ def main() -> None:
         message, descriptors, _, _ = socket.recv_fds(control, 8, 2)
         if not message:
             return
-        (seconds,) = struct.unpack("d", message)
+        (seconds,), (job, answers) = struct.unpack("d", message), descriptors
         pid = os.fork()
         if pid == 0:
             control.close()
-            _become_candidate(*descriptors, seconds, server)
-        for descriptor in descriptors:
-            os.close(descriptor)
+            _become_candidate(job, answers, seconds, server)
+        os.close(job)
+        os.close(answers)
         control.sendall(struct.pack("?i", *_wait(pid, seconds)))
 
 

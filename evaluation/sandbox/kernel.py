@@ -13,8 +13,8 @@ import struct
 import sys
 
 # Of time it is the fork server's, who knows the program's
-LIMITS = ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, 64))
-LIMITS += ((resource.RLIMIT_AS, 512 << 20),)
+LIMITS = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, 64)]
+LIMITS += [(resource.RLIMIT_AS, 512 << 20)]
 
 # Two columns: x86-64, aarch64; None where the machine has no such call
 ALLOWED = {

@@ -4,6 +4,7 @@ import signal
 from typing import NamedTuple
 
 MOST_BYTES = 4096  # of what is read of a process
+MOST_LETTERS = 250  # of a reason
 INSTEAD = "use --sandbox container, with Docker or Podman."
 
 
@@ -26,12 +27,14 @@ def judge(answers: bytes, nonce: str, late: bool, exit_code: int) -> Verdict:
         raise SandboxUnavailable(f"this kernel does not give {first.removeprefix('REFUSED ')}; {INSTEAD}")
     if last == f"PASS {nonce}":
         return Verdict(True, "passed")
+    if len(answers) >= MOST_BYTES:
+        return Verdict(False, "failed: it wrote too much in the place of its verdict")
     if late or exit_code == -signal.SIGXCPU:
         return Verdict(False, "timed out")
     if not began:
         raise SandboxUnavailable(f"the sandbox ended with exit code {exit_code}; {INSTEAD}")
     if last.startswith(("failed: ", "blocked: ", "killed: ")):
-        return Verdict(False, last)
+        return Verdict(False, last[:MOST_LETTERS])
     if exit_code == -signal.SIGSYS:
         return Verdict(False, "blocked: a system call of another architecture")
     if exit_code == -signal.SIGKILL:  # nobody else kills

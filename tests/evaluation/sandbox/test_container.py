@@ -44,6 +44,11 @@ def docker(tmp_path, monkeypatch):
         ("assert 1 + 1 == 3, 'no'", False, "failed: AssertionError: no"),
         ("import os; os._exit(0)", False, "failed: it left before its end"),
         ("print('PASS 0')\nimport os; os._exit(0)", False, "failed: it left before its end"),
+        (
+            "import os\nfor f in range(3, 9):\n  try: os.write(f, b'x' * 9999)\n  except OSError: 0",
+            False,
+            "failed: it wrote too much in the place of its verdict",
+        ),
         ("import os; os._exit(137)", False, "killed: memory"),
         ("import os; os._exit(139)", False, "killed: SIGSEGV"),
     ],

@@ -91,7 +91,7 @@ OTHERS = {
     "output to every descriptor": (
         "import os\nwhile True:\n    for f in range(64):\n"
         "        try: os.write(f, b'x' * 9999)\n        except OSError: 0",
-        ("timed out", "failed: "),
+        "failed: it wrote too much in the place of its verdict",
     ),
     "an endless exception": ("raise ValueError('x' * 10**8)", "failed: ValueError: xxx"),
     "an exception that fights": (
@@ -102,6 +102,11 @@ OTHERS = {
     "a pass with a guessed word": (
         "import os\nfor f in range(3, 64):\n    try: os.write(f, b'PASS 0')\n    except OSError: 0\nos._exit(0)",
         "failed: it left before its end",
+    ),
+    "a forged reason": (
+        "import os\nfor f in range(3, 64):\n    try: os.write(f, b'failed: ' + b'x' * 3000)\n    except OSError: 0\n"
+        "os._exit(0)",
+        "failed: xxx",
     ),
     "sys.exit(0)": ("import sys; sys.exit(0)", "failed: SystemExit: 0"),
     "raise SystemExit": ("raise SystemExit", "failed: SystemExit"),
