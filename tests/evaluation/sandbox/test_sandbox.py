@@ -302,16 +302,21 @@ def test_programs_of_several_threads_run_at_once(enough):
     assert verdicts == {name: [n == name for n in range(4)] for name in range(4)}
 
 
-def test_a_forked_process_gets_a_sandbox_of_its_own(enough):
-    ours = sandbox._server()._process.pid
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(writer, f"{run_program('x = 1').passed} {sandbox._server()._process.pid != ours}".encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert os.read(reader, 100) == b"True True" and run_program("x = 1").passed
-    os.close(reader), os.close(writer)
+FORKING = """
+import os
+from yxanul.evaluation import sandbox
+assert sandbox.run_program("x = 1").passed
+ours = sandbox._server()._process.pid
+child = os.fork()
+if child == 0:
+    os._exit(not (sandbox.run_program("x = 1").passed and sandbox._server()._process.pid != ours))
+assert os.waitpid(child, 0)[1] == 0 and sandbox.run_program("x = 1").passed and sandbox._server()._process.pid == ours
+"""
+
+
+def test_a_forked_process_gets_a_sandbox_of_its_own(enough, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": importable(tmp_path)}
+    subprocess.run([sys.executable, "-c", FORKING], cwd=tmp_path, env=environment, check=True, timeout=60)
 
 
 # A filter around a process of its own: such kernels exist, and here is none
