@@ -89,15 +89,18 @@ class Loop:
         self.thread.join()
 
 
-def write_bin(folder: Path, vocabulary: int = VOCABULARY, tokens: int = TOKENS) -> None:
+def write_bin(folder: Path, vocabulary: int = VOCABULARY, tokens: int = TOKENS, document_tokens: int = TOKENS) -> None:
     import numpy as np
 
     from yxanul.data.bin_writer import BinWriter
 
-    ids = np.random.default_rng(0).integers(1, vocabulary, tokens, dtype=np.uint16)
+    dtype = np.uint16 if vocabulary <= 2**16 else np.uint32
+    ids = np.random.default_rng(0).integers(1, vocabulary, tokens, dtype=dtype)
+    ids[document_tokens - 1 :: document_tokens] = 0
+    lengths = np.diff([*range(0, tokens, document_tokens), tokens])
     writer = BinWriter(folder, ids.dtype, shard_tokens=2**28)
     writer.add_tokens(ids)
-    writer.add_documents(np.array([tokens]), np.array([tokens]))
+    writer.add_documents(lengths, lengths)
     maker = {"name": "none", "fingerprint": "0" * 16, "vocabulary_size": vocabulary, "end_of_text_id": 0}
     writer.finish(tokenizer=maker, source="random")
 

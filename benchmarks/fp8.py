@@ -1,0 +1,146 @@
+"""When FP8 pays: the presets' matrix products, and whole runs on the same text, in bf16, fp8 and te; the loss as well.
+
+    python benchmarks/fp8.py products [--presets elite-112m yxanul-177m yxanul-270m]    (one GPU)
+    python benchmarks/fp8.py steps [--presets elite-112m]                               (one GPU; under ten minutes)
+    python benchmarks/fp8.py products --small                                           (a CPU; it proves the script)
+
+products: a linear layer's forward and backward (three products with their casts), compiled in bf16 and fp8, as it is in
+te; "off by" is the output's relative error against fp32. steps: `yxanul pretrain`, built-in text under a tokenizer of
+2,048 ids, same seed and rows; te twice, clean (weights cast in every micro-batch) and with its weights cached.
+Not here: numerics over a whole training (docs/precision.md), attention in FP8, which nobody asks for.
+"""
+
+import statistics
+from typing import Any
+
+from measuring import in_own_process, print_table, use_one_thread
+from rows import NOT_MEASURED, Row, Work, arguments, gpu, measure
+from tables import header, show
+
+SMALL = {"num_hidden_layers": 2}
+CACHED = "precision_policy={weight_cache: true}"
+PRECISIONS = {"bf16": (), "fp8": ("precision=fp8",), "te": ("precision=te",), "te, cached": ("precision=te", CACHED)}
+
+
+def main() -> None:
+    parser = arguments(__doc__, turns=1)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--presets", nargs="+", default=["elite-112m"])
+    options = parser.parse_args()
+    header(f"FP8: {options.part}", options)
+    PARTS[options.part](options)
+
+
+def products(options: Any) -> None:
+    """One row for each matrix that a layer of the preset has."""
+    from yxanul.catalog import load_shape
+    from yxanul.training.precision.policy import sizes
+
+    tokens, reason, table = 256 if options.small else 32_768, "", list[list[str]]()
+    for preset in ["tiny"] if options.small else options.presets:
+        by_size: dict[tuple[int, int], list[str]] = {}
+        for name, size in sizes(load_shape(preset).config).items():
+            by_size.setdefault(size, []).append(name)
+        for (inputs, outputs), names in by_size.items():
+            cells = [NOT_MEASURED] * 6
+            if not options.layout:
+                found, reason = in_own_process(time_layer, tokens, inputs, outputs)
+                rate = 6 * tokens * inputs * outputs / 1e12
+                each = [(f"{time * 1e3:.3f} ({rate / time:,.3g})", f"{error:.1%}") for time, error in found]
+                cells = [cell for pair in each for cell in pair] + [f"not run: {reason}", "-"] * (len(found) < 3)
+            table.append([f"{preset}: {', '.join(names)}", f"{tokens:,} x {inputs:,} x {outputs:,}", *cells])
+    precisions = ["fp32" if options.small and not gpu() else "bf16", "fp8", "te"]
+    timed = [heading for name in precisions for heading in (f"{name}, ms (TFLOP/s)", "off by")]
+    print_table(["matrix", "tokens x inputs x outputs", *timed], table)
+
+
+def time_layer(tokens: int, inputs: int, outputs: int) -> tuple[list[tuple[float, float]], str]:
+    """(seconds, relative error) in bf16 (fp32 on a CPU), fp8 and, where it can, te; why te could not."""
+    import torch
+    from torch import nn
+
+    from yxanul.training.device import Device, seconds
+    from yxanul.training.precision.native_fp8 import enable_fp8
+    from yxanul.training.precision.policy import read_policy
+
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        use_one_thread()
+    device, kind = torch.device("cuda" if on_gpu else "cpu"), torch.bfloat16 if on_gpu else torch.float32
+    torch.manual_seed(0)
+    clock, x = Device(device), torch.randn(tokens, inputs, device=device)
+    plain = nn.Linear(inputs, outputs, bias=False, device=device)
+    holder = nn.ModuleDict({"q_proj": nn.Linear(inputs, outputs, bias=False, device=device)})
+    holder["q_proj"].load_state_dict(plain.state_dict())
+    enable_fp8(holder, read_policy({}, "benchmark"))
+    exact = plain(x).detach()
+    layers: list[Any] = [torch.compile(layer) if on_gpu else layer for layer in (plain, holder["q_proj"])]
+    found, reason = [], ""
+    try:
+        layers.append(_te_layer(plain))
+    except Exception as error:  # no package, no GPU, another driver: whatever it is, it is the answer
+        reason = str(error).partition("\n")[0]
+    inside, gradient = x.to(kind).requires_grad_(), torch.randn(tokens, outputs, device=device).to(kind)
+    for layer in layers:
+
+        def work(layer: Any = layer) -> Any:
+            with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+                y = layer(inside)
+            y.backward(gradient)
+            return y
+
+        y = [work() for _ in range(5)][-1].detach().float()
+        marks = [clock.mark()]
+        for _ in range(30 if on_gpu else 5):
+            work()
+            marks.append(clock.mark())
+        if on_gpu:
+            torch.cuda.synchronize()
+        times = [seconds(before, after) for before, after in zip(marks, marks[1:], strict=False)]
+        found.append((statistics.median(times), float((y - exact).norm() / exact.norm())))
+    return found, reason
+
+
+def _te_layer(plain: Any) -> Any:
+    """Delayed scaling, E4M3 forward and E5M2 backward, history 16, as system 5 has it."""
+    import torch
+    import transformer_engine.pytorch as te
+    from transformer_engine.common.recipe import DelayedScaling, Format
+
+    if not torch.cuda.is_available():
+        raise RuntimeError("it needs a GPU")
+    layer = te.Linear(plain.in_features, plain.out_features, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(plain.weight)
+    recipe = DelayedScaling(fp8_format=Format.HYBRID, amax_history_len=16, amax_compute_algo="max")
+
+    def forward(x: Any) -> Any:
+        with te.autocast(enabled=True, recipe=recipe):
+            return layer(x)
+
+    return forward
+
+
+def steps(options: Any) -> None:
+    work = Work((2048,), 65_536, 300, 20, bin="text")
+    runs, changes, presets = dict(PRECISIONS), {}, options.presets
+    if options.small:
+        work, changes, presets = Work((64,), 512, 24, 4, bin="small text"), SMALL, ["tiny"]
+    if not gpu() and not options.layout:
+        runs = {"fp32": ()} | {name: settings for name, settings in runs.items() if name != "bf16"}
+    for preset in presets:
+        rows = [Row(f"{preset}, {name}", preset, changes, settings) for name, settings in runs.items()]
+        results = measure(rows, work, options)
+        show(rows, results, work, against=rows[0].name)
+        at = [2 * work.every, work.steps // 2, work.steps]
+        table = []
+        for row in rows:
+            losses = {line["step"]: f"{line['loss']:.4f}" for turn in results[row.name].turns for line in turn}
+            table.append([row.name, *(losses.get(step, NOT_MEASURED) for step in at)])
+        print_table([f"loss, mean of {work.every} steps, at step", *(f"{step:,}" for step in at)], table)
+
+
+PARTS = {"products": products, "steps": steps}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Peak memory of a training step and the largest micro-batch that fits, by vocabulary: ours and stock Llama.
+
+    python benchmarks/memory.py                (one GPU; under ten minutes)
+    python benchmarks/memory.py --small        (a CPU; it proves the script)
+
+Forward, backward and fused AdamW in a process of its own for each model, eager, in bf16 autocast on a GPU; the peak is
+the allocator's, weights included. The largest micro-batch is found by doubling until memory ends, then by halves. On a
+CPU the peak is the growth of resident memory over the weights, in fp32, and nothing is searched. The last table is of
+whole runs through `yxanul pretrain`. Not here: memory of other GPUs by arithmetic (`yxanul plan --gpu`).
+"""
+
+import gc
+from typing import Any
+
+from measuring import in_own_process, peak_growth, print_table, use_one_thread
+from rows import NOT_MEASURED, Row, Work, arguments, gpu, measure
+from tables import header, show, show_aims
+
+PRESETS = {"yxanul-177m": 50_257, "yxanul-197m": 200_005}
+SMALL: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2, "head_dim": 64}
+SMALL |= {"num_key_value_heads": 1, "intermediate_size": 256, "embedding_rank": 32}
+MEMORY_AIM = 1.15
+
+
+def peak_of(preset: str, changes: dict[str, Any], family: str, rows: int, length: int) -> float | None:
+    """Gigabytes; None where it does not fit."""
+    import torch
+
+    if not torch.cuda.is_available():
+        use_one_thread()
+        tiny = step_of("tiny", {}, family, 1, 8)
+        tiny()  # libraries and operators load here
+        step = step_of(preset, changes, family, rows, length)
+        return peak_growth(lambda: [step() for _ in range(2)]) / 1e3
+    try:
+        torch.cuda.reset_peak_memory_stats()
+        step = step_of(preset, changes, family, rows, length)
+        for _ in range(2):  # the second has optimizer state from its start
+            step()
+        return torch.cuda.max_memory_allocated() / 1e9
+    except torch.OutOfMemoryError:
+        return None
+
+
+def step_of(preset: str, changes: dict[str, Any], family: str, rows: int, length: int) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from yxanul import YxanulForCausalLM
+    from yxanul.catalog import load_shape
+
+    on_gpu = torch.cuda.is_available()
+    config: Any = load_shape(preset, changes | ({"embedding_rank": None} if family == "Llama" else {})).config
+    if family == "Llama":
+        shape = {key: value for key, value in config.to_dict().items() if key in LlamaConfig.__annotations__}
+        config = LlamaConfig(**shape)
+    config.use_cache = False
+    with torch.device("cuda" if on_gpu else "cpu"):
+        model = (LlamaForCausalLM if family == "Llama" else YxanulForCausalLM)(config).train()
+        tokens = torch.randint(0, config.vocab_size, (rows, length))
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+
+    def step() -> None:
+        with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
+            loss = model(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def largest_that_fits(preset: str, changes: dict[str, Any], family: str, length: int) -> int:
+    """Rows, to an eighth."""
+    import torch
+
+    def fits(rows: int) -> bool:
+        found = peak_of(preset, changes, family, rows, length) is not None
+        gc.collect()
+        torch.cuda.empty_cache()
+        return found
+
+    rows = 1
+    while fits(2 * rows):
+        rows *= 2
+    for part in (rows // 2, rows // 4, rows // 8):
+        rows += part if part and fits(rows + part) else 0
+    return rows
+
+
+def main() -> None:
+    options = arguments(__doc__, turns=1).parse_args()
+    header("Memory by vocabulary", options)
+    changes, rows, length = (SMALL, 4, 128) if options.small else ({}, 16, 2048)
+    on_gpu = gpu() is not None
+    heading = "peak, GB" if on_gpu or options.layout else "peak above the weights, GB"
+    table, first = [], None
+    for preset, vocabulary in PRESETS.items():
+        for family in ("ours", "Llama"):
+            name = f"{preset}, {'factorised' if family == 'ours' else 'Llama of its shape'}"
+            peak: float | None = None
+            largest = NOT_MEASURED
+            if not options.layout:
+                peak = in_own_process(peak_of, preset, changes, family, rows, length)
+                first = first or peak
+                if on_gpu:
+                    found = in_own_process(largest_that_fits, preset, changes, family, length)
+                    largest = f"{found} rows, {found * length:,} tokens"
+            text = f"{peak:.2f}" if peak else NOT_MEASURED if options.layout else "does not fit"
+            over = f"{peak / first:.2f}" if peak and first else NOT_MEASURED if options.layout else "-"
+            table.append([name, f"{vocabulary:,}", text, over, largest])
+    print_table(
+        ["model", "vocabulary", f"{heading}, {rows} x {length:,}", "over the first", "largest micro-batch"], table
+    )
+    through_the_trainer(options, changes, length)
+
+
+def through_the_trainer(options: Any, changes: dict[str, Any], length: int) -> None:
+    work = Work((length,), length * (4 if options.small else 16), *((4, 2) if options.small else (20, 10)))
+    rows = [Row(preset, preset, changes) for preset in PRESETS]
+    results = measure(rows, work, options)
+    show(rows, results, work)
+    peaks = [results[row.name].all("memory/device_peak") or results[row.name].all("memory/host_peak") for row in rows]
+    ratio = max(peaks[1]) / max(peaks[0]) if all(peaks) else None
+    show_aims([("peak of yxanul-197m / yxanul-177m, through our Trainer", MEMORY_AIM, ratio)], at_most=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""What the GPU benchmarks print: where it was measured, rows side by side, aims; all of it Markdown.
+
+Run: not by itself; throughput.py, memory.py, fp8.py, scaling.py and elite.py import it.
+MFU is that of metrics.jsonl, over the data sheet's dense bf16 peak, in FP8 too.
+Not here: how rows are run (rows.py).
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from measuring import print_header, print_table, ratios, summary, use_one_thread
+from rows import NOT_MEASURED, Result, Row, Work, gpu
+
+MEASURED_TERAFLOPS = 790  # of a bf16 product of 8192 cubed on an H200
+SPLIT = ("data", "forward", "backward", "optimizer")
+SPLIT_HEADING = f"{' / '.join(SPLIT)}, ms"
+EXTRAS = ("transformer_engine", "flash_attn", "litgpt")
+
+
+def peak_of_gpu() -> float | None:
+    from yxanul.training.device import peak_flops
+
+    found = gpu()
+    return peak_flops(found[0]) if found else None
+
+
+def header(title: str, options: argparse.Namespace) -> None:
+    words = [word for word in sys.argv[1:] if word != "--layout"]
+    print(f"## {title}\n")
+    if options.layout:
+        print(f"`python benchmarks/{Path(sys.argv[0]).name} {' '.join(words)}`\n")
+        return
+    found = gpu()
+    if found is None:
+        use_one_thread()  # the processes of all rows inherit it
+    os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}  # ours says so itself; the peers get it too
+    print("```")
+    print_header()
+    print(f"GPU: {f'{found[0]}, driver {found[1]}' if found else 'none'}; {', '.join(map(_installed, EXTRAS))}")
+    print(f"date: {time.strftime('%Y-%m-%d')}\n```\n")
+    if options.small:
+        print("**Small sizes: this shows that the script works. The speeds mean nothing, least of all for a GPU.**\n")
+
+
+def _installed(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"no {package}"
+
+
+def say_what_mfu_is() -> None:
+    peak = peak_of_gpu()
+    print(
+        "MFU: training FLOPs per token (6 for each parameter in a matrix product, causal attention at half of the "
+        "square, recomputation not counted) x tokens/s / the data sheet's dense bf16 peak, "
+        f"{f'{peak / 1e12:,.0f} TFLOP/s' if peak else '989 TFLOP/s on an H200'}; the aims are shares of the "
+        f"{MEASURED_TERAFLOPS} TFLOP/s that a bf16 product of 8192 cubed reached on an H200.\n"
+    )
+
+
+def show(rows: list[Row], results: dict[str, Result], work: Work, against: str | None = None) -> None:
+    """`against`: the name of the row that the others' speed is divided by."""
+    on_cpu = any(result.turns and not result.all("memory/device_peak") for result in results.values())
+    headings = ["run", "parameters", "micro-batch", "tokens/s, median (range)"]
+    headings += ["tokens/CPU s"] if on_cpu else []
+    headings += ["TFLOP/s", "MFU", "process's peak, GB" if on_cpu else "peak, GB", SPLIT_HEADING]
+    headings += [f"speed / {against}"] if against else []
+    table, notes = [], list[str]()
+    for row in rows:
+        result = results[row.name]
+        cells = _size(row, result, work)
+        if result.reason not in ("", NOT_MEASURED):
+            notes.append(result.reason)
+            cells[0] += f" ({len(notes)})"
+        if result.turns:
+            cells += _figures(row, result, max(work.lengths), on_cpu)
+            cells += [_over(result, results[against], on_cpu)] if against else []
+        else:
+            cells += [NOT_MEASURED] * (len(headings) - len(cells))
+        table.append(cells)
+    print_table(headings, table)
+    for number, note in enumerate(notes, 1):
+        print(f"({number}) {note}\n")
+
+
+def _size(row: Row, result: Result, work: Work) -> list[str]:
+    from yxanul.catalog import parameter_table
+
+    length = max(work.lengths)
+    known = row.peer is None or row.peer == "bare_loop.py"
+    parameters = result.all("parameters") or [sum(parameter_table(row.config()).values())] * known
+    size = f"{work.step_tokens // length // result.accumulation} x {length:,}"
+    return [row.name, f"{parameters[0]:,}" if parameters else "-", size]
+
+
+def _figures(row: Row, result: Result, length: int, on_cpu: bool) -> list[str]:
+    from yxanul.catalog import training_flops_per_token
+
+    flops = (result.all("flops_per_token") or [sum(training_flops_per_token(row.config(), length).values())])[0]
+    flops *= statistics.median(result.all("tokens_per_second"))
+    peak = peak_of_gpu()
+    memory = max(result.all("memory/host_peak" if on_cpu else "memory/device_peak"))
+    split = [result.all(f"time/{part}") for part in SPLIT]
+    return [
+        summary(result.all("tokens_per_second")),
+        *([summary(result.per_cpu_second)] if on_cpu else []),
+        f"{flops / 1e12:,.{3 if on_cpu else 0}f}",
+        f"{flops / peak / row.processes:.1%}" if peak else "no peak",
+        f"{memory / 1e9:.2f}",
+        " / ".join(f"{statistics.median(part) * 1e3:.1f}" if part else "-" for part in split),
+    ]
+
+
+def _over(one: Result, other: Result, on_cpu: bool) -> str:
+    mine, theirs = (each.per_cpu_second if on_cpu else each.speeds() for each in (one, other))
+    turns = min(len(mine), len(theirs))
+    return f"{statistics.median(ratios(mine[:turns], theirs[:turns])):.2f}" if turns else "-"
+
+
+def show_aims(aims: list[tuple[str, float, float | None]], at_most: bool = False) -> None:
+    """What issue 7 asks for on one H200; a figure of None was not measured."""
+    found = gpu()
+    is_h200 = found is not None and "H200" in found[0]
+
+    def verdict(aim: float, figure: float | None) -> str:
+        if figure is None or not is_h200:
+            return NOT_MEASURED if figure is None else "the aim is an H200's"
+        return "reached" if (figure <= aim if at_most else figure >= aim) else "missed"
+
+    def text(figure: float | None) -> str:
+        return NOT_MEASURED if figure is None else f"{figure:,.0f}" if figure > 1000 else f"{figure:.2f}"
+
+    print_table(
+        ["aim on one H200", "at most" if at_most else "at least", "figure", ""],
+        [[name, text(aim), text(figure), verdict(aim, figure)] for name, aim, figure in aims],
+    )
