@@ -1,13 +1,14 @@
 # make demo     from nothing to a model, offline   (seven minutes of one core)
 # make test     everything that CI runs            make check          ruff (lint, format) and mypy
 # make format   let ruff rewrite the files         make test-upstream  transformers' own model tests, on our model
+# make bench    benchmarks/gpu.sh: three hours of one GPU, or without one a small run of eight CPU minutes
 # All of them need nothing but Python 3.11 or newer: .venv is made on first use.
 PYTHON ?= python3
 BIN := .venv/bin
 # Two spinning OpenMP threads on two busy cores are slower than one
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-upstream check format
+.PHONY: demo test test-upstream check format bench
 
 demo: .venv/.ready
 	HF_HUB_OFFLINE=1 $(BIN)/yxanul demo
@@ -17,6 +18,9 @@ test: .venv/.ready
 
 test-upstream: .venv/.ready
 	$(BIN)/python tests/upstream/run.py
+
+bench: .venv/.ready
+	PYTHON=$(BIN)/python benchmarks/gpu.sh $(shell nvidia-smi -L > /dev/null 2>&1 || echo --small)
 
 check: .venv/.ready build/typing/yxanul
 	$(BIN)/ruff check .

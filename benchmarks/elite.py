@@ -3,7 +3,7 @@
     python benchmarks/elite.py [--minutes 8]          (a GPU; on an H200 three slices should do the 2,000 steps)
     python benchmarks/elite.py --small                (a CPU: --scale tiny, stopped after its second line)
 
-The recipe as it is, but for its trackers, its micro-batch (32 rows instead of 8), and, where bins/smollm2 is not there,
+The recipe as it is, but for its trackers, its micro-batch (32 rows instead of 8) and, where bins/smollm2 is not there,
 its text: then it is Python's own and generated problems, read many times, so the loss says that training works and
 nothing of the recipe's quality. The table is of all slices so far. Not here: speed by itself (throughput.py).
 """
@@ -48,14 +48,13 @@ def main() -> None:
         slices.append(one_slice([*settings, "--processes", "1"], run, options))
         record.write_text(json.dumps(slices))
     print_slices(slices)
-    sys.exit(bool(slices) and slices[-1]["exit code"] not in (0, STOPPED))
+    sys.exit(bool(slices) and slices[-1]["code"] not in (0, STOPPED))
 
 
 def one_slice(settings: list[str], run: Path, options: Any) -> dict:
     FOLDER.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, "-m", "yxanul", "pretrain", "elite-112m", "--out", str(run), *settings]
-    before = len(training_lines(run))
-    began, asked = time.monotonic(), False
+    before, began, asked = len(training_lines(run)), time.monotonic(), False
     with Path(f"{run}.log").open("a") as log:
         process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
     while process.poll() is None:
@@ -64,15 +63,9 @@ def one_slice(settings: list[str], run: Path, options: Any) -> dict:
             process.send_signal(signal.SIGTERM)
             asked = True
         time.sleep(0.05)
-    lines = training_lines(run)[before:]
-    found = {"exit code": process.returncode, "lines": len(lines), "minutes": (time.monotonic() - began) / 60}
-    if process.returncode not in (0, STOPPED):
-        found["reason"] = Path(f"{run}.log").read_text().strip().splitlines()[-1]
-    if lines:
-        speeds = [line["tokens_per_second"] for line in lines[1:]] or [lines[0]["tokens_per_second"]]
-        found |= {"from": lines[0]["step"], "to": lines[-1]["step"], "tokens": lines[-1]["tokens"]}
-        found |= {"speed": statistics.median(speeds), "mfu": lines[-1]["mfu"], "loss": lines[-1]["loss"]}
-    return found
+    said = Path(f"{run}.log").read_text().strip().splitlines()[-1]
+    minutes = (time.monotonic() - began) / 60
+    return {"code": process.returncode, "minutes": minutes, "lines": training_lines(run)[before:], "said": said}
 
 
 def training_lines(run: Path) -> list[dict]:
@@ -82,26 +75,17 @@ def training_lines(run: Path) -> list[dict]:
 
 
 def print_slices(slices: list[dict]) -> None:
-    headings = [
-        "slice",
-        "minutes",
-        "logged steps",
-        "tokens",
-        "tokens/s behind the first line",
-        "MFU",
-        "loss",
-        "exit code",
-    ]
+    headings = ["slice", "minutes", "logged steps", "tokens", "tokens/s, median behind the first line", "MFU", "loss"]
     table = []
     for number, found in enumerate(slices, 1):
-        cells = [str(number), f"{found['minutes']:.1f}"]
-        if found["lines"]:
-            cells += [f"{found['from']:,} to {found['to']:,}", f"{found['tokens']:,}", f"{found['speed']:,.0f}"]
-            cells += [f"{found['mfu']:.1%}" if found["mfu"] else "no peak", f"{found['loss']:.3f}"]
-        else:
-            cells += [found.get("reason", "nothing was left to do"), *["-"] * 4]
-        table.append([*cells, str(found["exit code"])])
-    print_table(headings, table or [["1", *[NOT_MEASURED] * (len(headings) - 1)]])
+        cells = [found["said"], *["-"] * 4]
+        if lines := found["lines"]:
+            first, last = lines[0], lines[-1]
+            speed = statistics.median(line["tokens_per_second"] for line in lines[1:] or lines)
+            cells = [f"{first['step']:,} to {last['step']:,}", f"{last['tokens']:,}", f"{speed:,.0f}"]
+            cells += [f"{last['mfu']:.1%}" if last["mfu"] else "no peak", f"{last['loss']:.3f}"]
+        table.append([str(number), f"{found['minutes']:.1f}", *cells, str(found["code"])])
+    print_table([*headings, "exit code"], table or [["1", *[NOT_MEASURED] * len(headings)]])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python benchmarks/fp8.py steps [--presets elite-112m]                               (one GPU; under ten minutes)
     python benchmarks/fp8.py products --small                                           (a CPU; it proves the script)
 
-products: a linear layer's forward and backward (three products with their casts), compiled in bf16 and fp8, as it is in
+products: a linear layer's forward and backward (three products with their casts), compiled in bf16 and fp8, eager in
 te; "off by" is the output's relative error against fp32. steps: `yxanul pretrain`, built-in text under a tokenizer of
 2,048 ids, same seed and rows; te twice, clean (weights cast in every micro-batch) and with its weights cached.
 Not here: numerics over a whole training (docs/precision.md), attention in FP8, which nobody asks for.
@@ -84,6 +84,7 @@ def time_layer(tokens: int, inputs: int, outputs: int) -> tuple[list[tuple[float
     for layer in layers:
 
         def work(layer: Any = layer) -> Any:
+            inside.grad = None
             with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
                 y = layer(inside)
             y.backward(gradient)

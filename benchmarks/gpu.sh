@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # The benchmarks of one GPU in slices of under ten minutes each; no network is needed.
 #
-#     benchmarks/gpu.sh                 all slices in order, some two hours; then docs/benchmarks/gpu.md is written anew
+#     benchmarks/gpu.sh                 all slices in order, three hours at most; then docs/benchmarks/gpu.md is written anew
 #     benchmarks/gpu.sh 177m lengths    these; train-1, train-2, ... go on where the one before stopped
 #     benchmarks/gpu.sh --small         all of it at tiny sizes on a CPU: docs/benchmarks/gpu-small.md
 #     benchmarks/gpu.sh --page          only the page, from the results that are there
-#     benchmarks/gpu.sh --list          the slices and their commands
 #
 # RESULTS=folder   where each slice's Markdown goes (default: build/benchmarks/gpu); PYTHON=interpreter
 # Transformer Engine is taken from .te/ where that is there (`. .te/unpack_te.sh`), litgpt from the interpreter's packages.
@@ -14,7 +13,8 @@ set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 mkdir -p build/package && ln -sfn ../.. build/package/yxanul # the checkout itself is what is measured
-export PYTHONPATH="$PWD/build/package${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0}
+export PYTHONPATH="$PWD/build/package${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0}
 [ -f .te/unpack_te.sh ] && . .te/unpack_te.sh
 
 # name: command
@@ -65,39 +65,28 @@ names() { grep -v '^$' <<<"$SLICES" | cut -d: -f1; }
 command_of() { grep "^$1: " <<<"$SLICES" | cut -d' ' -f2-; }
 
 run_slice() {
-    local words
-    words=$(command_of "$1")
-    [ -n "$words" ] || { echo "no slice $1; there are: $(names | tr '\n' ' ')" >&2; return 2; }
+    local words="$(command_of "$1")"
+    [ -n "$words" ] || { echo "no slice $1; there are $(names | xargs)" >&2 && return 2; }
     echo "== $1: $words" >&2
-    # shellcheck disable=SC2086
     timeout 590 "$PYTHON" benchmarks/$words >"$RESULTS/$1.part" && mv "$RESULTS/$1.part" "$RESULTS/$1.md" && return
     echo "slice $1 failed with exit code $?; what it printed is in $RESULTS/$1.part" >&2
     return 1
 }
 
-page() {
-    sed '/<!-- slices -->/q' "$PAGE" # what stands above is written by hand
+page() { # what stands above the first slice is written by hand
+    sed '/<!-- slices -->/q' "$PAGE" >"$RESULTS/page"
     for name in $(names); do
         printf '\n<!-- %s -->\n' "$name"
-        if [ -f "$RESULTS/$name.md" ]; then
-            cat "$RESULTS/$name.md"
-        else # the same tables with "not measured"
-            # shellcheck disable=SC2046
-            "$PYTHON" benchmarks/$(command_of "$name") --layout
-        fi
-    done
+        cat "$RESULTS/$name.md" 2>/dev/null || "$PYTHON" benchmarks/$(command_of "$name") --layout # "not measured"
+    done >>"$RESULTS/page"
+    mv "$RESULTS/page" "$PAGE"
+    echo "$PAGE is written" >&2
 }
 
-case ${1-} in
---list) printf '%s' "$SLICES" && exit ;;
---page) page >"$RESULTS/page" && mv "$RESULTS/page" "$PAGE" && exit ;;
-esac
+[ "${1-}" != --page ] || { page && exit; }
 failed=0
 for name in ${*:-$(names)}; do
     run_slice "$name" || failed=1
 done
-if [ $# = 0 ]; then
-    page >"$RESULTS/page" && mv "$RESULTS/page" "$PAGE"
-    echo "$PAGE is written" >&2
-fi
+[ $# != 0 ] || page
 exit $failed

@@ -10,6 +10,7 @@ whole runs through `yxanul pretrain`. Not here: memory of other GPUs by arithmet
 """
 
 import gc
+from itertools import product
 from typing import Any
 
 from measuring import in_own_process, peak_growth, print_table, use_one_thread
@@ -28,21 +29,17 @@ def peak_of(preset: str, changes: dict[str, Any], family: str, rows: int, length
 
     if not torch.cuda.is_available():
         use_one_thread()
-        tiny = step_of("tiny", {}, family, 1, 8)
-        tiny()  # libraries and operators load here
-        step = step_of(preset, changes, family, rows, length)
-        return peak_growth(lambda: [step() for _ in range(2)]) / 1e3
+        steps_of("tiny", {}, family, 1, 8)()  # libraries and operators load here
+        return peak_growth(steps_of(preset, changes, family, rows, length)) / 1e3
     try:
         torch.cuda.reset_peak_memory_stats()
-        step = step_of(preset, changes, family, rows, length)
-        for _ in range(2):  # the second has optimizer state from its start
-            step()
+        steps_of(preset, changes, family, rows, length)()
         return torch.cuda.max_memory_allocated() / 1e9
     except torch.OutOfMemoryError:
         return None
 
 
-def step_of(preset: str, changes: dict[str, Any], family: str, rows: int, length: int) -> Any:
+def steps_of(preset: str, changes: dict[str, Any], family: str, rows: int, length: int) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -60,14 +57,15 @@ def step_of(preset: str, changes: dict[str, Any], family: str, rows: int, length
         tokens = torch.randint(0, config.vocab_size, (rows, length))
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
-    def step() -> None:
-        with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
-            loss = model(input_ids=tokens, labels=tokens).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    def steps() -> None:
+        for _ in range(2):  # the second has optimizer state from its start
+            with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
+                loss = model(input_ids=tokens, labels=tokens).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
 
-    return step
+    return steps
 
 
 def largest_that_fits(preset: str, changes: dict[str, Any], family: str, length: int) -> int:
@@ -92,26 +90,21 @@ def main() -> None:
     options = arguments(__doc__, turns=1).parse_args()
     header("Memory by vocabulary", options)
     changes, rows, length = (SMALL, 4, 128) if options.small else ({}, 16, 2048)
-    on_gpu = gpu() is not None
-    heading = "peak, GB" if on_gpu or options.layout else "peak above the weights, GB"
-    table, first = [], None
-    for preset, vocabulary in PRESETS.items():
-        for family in ("ours", "Llama"):
-            name = f"{preset}, {'factorised' if family == 'ours' else 'Llama of its shape'}"
-            peak: float | None = None
-            largest = NOT_MEASURED
-            if not options.layout:
-                peak = in_own_process(peak_of, preset, changes, family, rows, length)
-                first = first or peak
-                if on_gpu:
-                    found = in_own_process(largest_that_fits, preset, changes, family, length)
-                    largest = f"{found} rows, {found * length:,} tokens"
-            text = f"{peak:.2f}" if peak else NOT_MEASURED if options.layout else "does not fit"
-            over = f"{peak / first:.2f}" if peak and first else NOT_MEASURED if options.layout else "-"
-            table.append([name, f"{vocabulary:,}", text, over, largest])
-    print_table(
-        ["model", "vocabulary", f"{heading}, {rows} x {length:,}", "over the first", "largest micro-batch"], table
-    )
+    table, peaks = [], list[float | None]()
+    for preset, family in product(PRESETS, ("ours", "Llama")):
+        cells = [NOT_MEASURED] * 3
+        if not options.layout:
+            peaks.append(in_own_process(peak_of, preset, changes, family, rows, length))
+            cells[:2] = ["does not fit", "-"]
+            if peaks[0] and peaks[-1]:
+                cells[:2] = [f"{peaks[-1]:.2f}", f"{peaks[-1] / peaks[0]:.2f}"]
+            if gpu():
+                found = in_own_process(largest_that_fits, preset, changes, family, length)
+                cells[2] = f"{found} rows, {found * length:,} tokens"
+        name = f"{preset}, {'factorised' if family == 'ours' else 'Llama of its shape'}"
+        table.append([name, f"{PRESETS[preset]:,}", *cells])
+    heading = f"peak{' above the weights' * options.small}, GB, {rows} x {length:,}"
+    print_table(["model", "vocabulary", heading, "over the first", "largest micro-batch"], table)
     through_the_trainer(options, changes, length)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 NOT_MEASURED = "not measured"
+BEGAN = time.monotonic()  # of the slice
 SECONDS_TO_START = 20  # with less left of a slice no row is begun
 BINS = {  # of text that every Python carries: for figures that depend on what is learnt
     "text": ["builtin:language", "builtin:code"],
@@ -94,7 +95,7 @@ def gpu() -> tuple[str, str] | None:
 def measure(rows: list[Row], work: Work, options: argparse.Namespace) -> dict[str, Result]:
     """By the rows' names."""
     results = {row.name: Result(reason=NOT_MEASURED if options.layout else "") for row in rows}
-    deadline = time.monotonic() + options.minutes * 60
+    deadline = BEGAN + options.minutes * 60
     with tempfile.TemporaryDirectory() as scratch:
         for turn in range(options.turns):
             for row in (row for row in rows if not results[row.name].reason):
@@ -124,7 +125,7 @@ def _take_turn(row: Row, work: Work, result: Result, scratch: Path, deadline: fl
         tokens = lines[-1]["tokens"] - lines[0]["tokens"]
         result.per_cpu_second.append(tokens / max(cpu[-1] - cpu[0], 1e-9))
     if failure or not measured:
-        result.reason = (failure.strip().splitlines() or ["it wrote too few lines"])[-1]
+        result.reason = (failure.strip().splitlines() or ["it wrote too few lines"])[-1][:240]
 
 
 def watch(words: list[str], folder: Path, deadline: float) -> tuple[list[dict], list[float], str]:

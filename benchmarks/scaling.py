@@ -19,18 +19,26 @@ from tables import header, show, show_aims
 LENGTHS = (8, 16, 32, 64, 128, 256, 512, 768, 1536, 2048)
 LENGTH_AIM = 0.6
 TINY = {"num_hidden_layers": 2}
+CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {  # field of the shape, values on a CPU and on a GPU
+    "depth": ("num_hidden_layers", (1, 2, 4), (7, 14, 28)),
+    "vocabulary": ("vocab_size", (1024, 4096), (50_257, 100_352, 200_005)),
+    "processes": ("", (1, 2), (1, 2, 4, 8)),
+}
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("parts", nargs="+", choices=PARTS)
+    parser.add_argument("parts", nargs="+", choices=["lengths", *CASES])
     parser.add_argument("--preset", default="yxanul-177m")
     parser.add_argument("--set", nargs="*", default=[], metavar="key=value", help="settings of all rows")
     options = parser.parse_args()
     header(f"Scaling: {', '.join(options.parts)}", options)
     preset, changes = ("tiny", TINY) if options.small else (options.preset, {})
     for part in options.parts:
-        PARTS[part](options, preset, changes)
+        if part in CASES:
+            side_by_side(part, options, preset, changes)
+        else:
+            lengths(options, preset, changes)
 
 
 def lengths(options: Any, preset: str, changes: dict[str, Any]) -> None:
@@ -56,31 +64,16 @@ def lengths(options: Any, preset: str, changes: dict[str, Any]) -> None:
     show_aims([("slowest length / best length", LENGTH_AIM, min(shares, default=None))])
 
 
-def depth(options: Any, preset: str, changes: dict[str, Any]) -> None:
-    counts = (1, 2, 4) if options.small else (7, 14, 28)
-    _side_by_side(options, preset, [(f"{n} layers", changes | {"num_hidden_layers": n}, 1) for n in counts])
-
-
-def vocabulary(options: Any, preset: str, changes: dict[str, Any]) -> None:
-    sizes = (1024, 4096) if options.small else (50_257, 100_352, 200_005)
-    _side_by_side(options, preset, [(f"{size:,} ids", changes | {"vocab_size": size}, 1) for size in sizes])
-
-
-def processes(options: Any, preset: str, changes: dict[str, Any]) -> None:
-    counts = (1, 2) if options.small else (1, 2, 4, 8)
-    _side_by_side(options, preset, [(f"{n} process{'es' * (n > 1)}", changes, n) for n in counts])
-
-
-def _side_by_side(options: Any, preset: str, cases: list[tuple[str, dict[str, Any], int]]) -> None:
+def side_by_side(part: str, options: Any, preset: str, changes: dict[str, Any]) -> None:
+    field, small, full = CASES[part]
+    rows = []
+    for value in small if options.small else full:
+        own = changes | {field: value} if field else changes
+        processes = 1 if field else value
+        rows.append(Row(f"{preset}, {part} {value:,}", preset, own, tuple(options.set), processes=processes))
     work = Work((64,), 512, 12, 4) if options.small else Work((2048,), 65_536, 40, 10)
-    rows = [
-        Row(f"{preset}, {name}", preset, changes, tuple(options.set), processes=count)
-        for name, changes, count in cases
-    ]
     show(rows, measure(rows, work, options), work, against=rows[0].name)
 
-
-PARTS = {"lengths": lengths, "depth": depth, "vocabulary": vocabulary, "processes": processes}
 
 if __name__ == "__main__":
     main()

@@ -10,10 +10,10 @@ import os
 import statistics
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 
-from measuring import print_header, print_table, ratios, summary, use_one_thread
+from measuring import print_header, print_table, summary, use_one_thread
 from rows import NOT_MEASURED, Result, Row, Work, gpu
 
 MEASURED_TERAFLOPS = 790  # of a bf16 product of 8192 cubed on an H200
@@ -22,11 +22,10 @@ SPLIT_HEADING = f"{' / '.join(SPLIT)}, ms"
 EXTRAS = ("transformer_engine", "flash_attn", "litgpt")
 
 
-def peak_of_gpu() -> float | None:
+def peak() -> float | None:
     from yxanul.training.device import peak_flops
 
-    found = gpu()
-    return peak_flops(found[0]) if found else None
+    return peak_flops((gpu() or ("",))[0])
 
 
 def header(title: str, options: argparse.Namespace) -> None:
@@ -35,31 +34,24 @@ def header(title: str, options: argparse.Namespace) -> None:
     if options.layout:
         print(f"`python benchmarks/{Path(sys.argv[0]).name} {' '.join(words)}`\n")
         return
-    found = gpu()
+    found, installed = gpu(), {each.name: each.version for each in distributions()}
     if found is None:
         use_one_thread()  # the processes of all rows inherit it
     os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}  # ours says so itself; the peers get it too
     print("```")
     print_header()
-    print(f"GPU: {f'{found[0]}, driver {found[1]}' if found else 'none'}; {', '.join(map(_installed, EXTRAS))}")
+    extras = ", ".join(f"{name}: {installed.get(name, 'not installed')}" for name in EXTRAS)
+    print(f"GPU: {f'{found[0]}, driver {found[1]}' if found else 'none'}; {extras}")
     print(f"date: {time.strftime('%Y-%m-%d')}\n```\n")
     if options.small:
         print("**Small sizes: this shows that the script works. The speeds mean nothing, least of all for a GPU.**\n")
 
 
-def _installed(package: str) -> str:
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        return f"no {package}"
-
-
 def say_what_mfu_is() -> None:
-    peak = peak_of_gpu()
     print(
         "MFU: training FLOPs per token (6 for each parameter in a matrix product, causal attention at half of the "
         "square, recomputation not counted) x tokens/s / the data sheet's dense bf16 peak, "
-        f"{f'{peak / 1e12:,.0f} TFLOP/s' if peak else '989 TFLOP/s on an H200'}; the aims are shares of the "
+        f"{(peak() or 989e12) / 1e12:,.0f} TFLOP/s{'' if peak() else ' on an H200'}; the aims are shares of the "
         f"{MEASURED_TERAFLOPS} TFLOP/s that a bf16 product of 8192 cubed reached on an H200.\n"
     )
 
@@ -104,39 +96,32 @@ def _figures(row: Row, result: Result, length: int, on_cpu: bool) -> list[str]:
 
     flops = (result.all("flops_per_token") or [sum(training_flops_per_token(row.config(), length).values())])[0]
     flops *= statistics.median(result.all("tokens_per_second"))
-    peak = peak_of_gpu()
     memory = max(result.all("memory/host_peak" if on_cpu else "memory/device_peak"))
-    split = [result.all(f"time/{part}") for part in SPLIT]
+    most, split = peak(), [result.all(f"time/{part}") for part in SPLIT]
     return [
         summary(result.all("tokens_per_second")),
         *([summary(result.per_cpu_second)] if on_cpu else []),
         f"{flops / 1e12:,.{3 if on_cpu else 0}f}",
-        f"{flops / peak / row.processes:.1%}" if peak else "no peak",
+        f"{flops / most / row.processes:.1%}" if most else "no peak",
         f"{memory / 1e9:.2f}",
         " / ".join(f"{statistics.median(part) * 1e3:.1f}" if part else "-" for part in split),
     ]
 
 
 def _over(one: Result, other: Result, on_cpu: bool) -> str:
-    mine, theirs = (each.per_cpu_second if on_cpu else each.speeds() for each in (one, other))
-    turns = min(len(mine), len(theirs))
-    return f"{statistics.median(ratios(mine[:turns], theirs[:turns])):.2f}" if turns else "-"
+    """Of each turn."""
+    pairs = zip(*(each.per_cpu_second if on_cpu else each.speeds() for each in (one, other)), strict=False)
+    found = [mine / theirs for mine, theirs in pairs]
+    return f"{statistics.median(found):.2f}" if found else "-"
 
 
 def show_aims(aims: list[tuple[str, float, float | None]], at_most: bool = False) -> None:
     """What issue 7 asks for on one H200; a figure of None was not measured."""
-    found = gpu()
-    is_h200 = found is not None and "H200" in found[0]
-
-    def verdict(aim: float, figure: float | None) -> str:
-        if figure is None or not is_h200:
-            return NOT_MEASURED if figure is None else "the aim is an H200's"
-        return "reached" if (figure <= aim if at_most else figure >= aim) else "missed"
-
-    def text(figure: float | None) -> str:
-        return NOT_MEASURED if figure is None else f"{figure:,.0f}" if figure > 1000 else f"{figure:.2f}"
-
-    print_table(
-        ["aim on one H200", "at most" if at_most else "at least", "figure", ""],
-        [[name, text(aim), text(figure), verdict(aim, figure)] for name, aim, figure in aims],
-    )
+    is_h200, table = "H200" in (gpu() or ("",))[0], []
+    for name, aim, figure in aims:
+        cells = [NOT_MEASURED] * 2
+        if figure is not None:
+            verdict = "reached" if (figure <= aim if at_most else figure >= aim) else "missed"
+            cells = [f"{figure:,.{2 * (aim < 100)}f}", verdict if is_h200 else "the aim is an H200's"]
+        table.append([name, f"{aim:,.{2 * (aim < 100)}f}", *cells])
+    print_table(["aim on one H200", "at most" if at_most else "at least", "figure", ""], table)

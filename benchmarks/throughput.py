@@ -1,7 +1,7 @@
 """Tokens per second, MFU, peak memory and time split of whole runs, by preset, precision, attention, compile, length.
 
-    python benchmarks/throughput.py --presets yxanul-177m --peers llama llama-equal bare      (a GPU, under ten minutes)
-    python benchmarks/throughput.py --small                                        (a CPU; it shows that the script works)
+    python benchmarks/throughput.py --presets yxanul-177m --peers llama llama-equal bare     (a GPU, under ten minutes)
+    python benchmarks/throughput.py --small                                     (a CPU; it shows that the script works)
 
 Every row of ours is `yxanul pretrain` on a bin: loader, Trainer, optimizer, health, logging. The peers (peers/, each
 with its settings on top) eat the same rows of the same bin in as many steps. Speeds are those of the lines behind the
@@ -70,15 +70,13 @@ def rows_of(preset: str, options: Any) -> list[Row]:
         rows.append(Row(" ".join(["ours", *settings]), model, changes, (*settings, *apart)))
     for peer in options.peers:
         own = changes if peer == "bare" else {**changes, "embedding_rank": None}
-        row = Row(PEERS[peer][0], model, own, peer=PEERS[peer][1])
-        if peer == "llama-equal":
-            row = Row(row.name, model, llama_of_equal_size(model, changes), peer=row.peer)
-        rows.append(row)
+        own = llama_of_equal_size(model, changes) if peer == "llama-equal" else own
+        rows.append(Row(PEERS[peer][0], model, own, peer=PEERS[peer][1]))
     return rows
 
 
 def llama_of_equal_size(model: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """Changes for a Llama of the same vocabulary and depth with as many parameters: narrower, for its table is whole."""
+    """Changes for a Llama of the same vocabulary and depth with as many parameters: narrower, its table is whole."""
     from yxanul.catalog import load_shape, parameter_table
 
     config = load_shape(model, changes).config
@@ -101,14 +99,10 @@ def aims(preset: str, rows: list[Row], results: dict[str, Result]) -> list[tuple
     """Of the fastest row of ours."""
     ours = [statistics.median(results[row.name].speeds()) for row in rows if not row.peer and results[row.name].turns]
     best = max(ours, default=None)
-    found: list[tuple[str, float, float | None]] = [(f"{preset}, tokens/s", AIMS[preset][0], best)]
-    found.append((f"{preset}, tokens/s, the stretch", AIMS[preset][1], best))
-    if LLAMA in results:
-        theirs = results[LLAMA].speeds()
-        found.append(
-            ("over Trainer + Llama", LLAMA_AIM, best / statistics.median(theirs) if best and theirs else None)
-        )
-    return found
+    theirs = results[LLAMA].speeds() if LLAMA in results else []
+    ratio = best / statistics.median(theirs) if best and theirs else None
+    names = (f"{preset}, tokens/s", f"{preset}, tokens/s, the stretch", "over Trainer + Llama, same shape")
+    return list(zip(names, (*AIMS[preset], LLAMA_AIM), (best, best, ratio), strict=True))
 
 
 if __name__ == "__main__":

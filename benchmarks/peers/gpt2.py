@@ -23,10 +23,7 @@ def build(config):
             self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
         def forward(self, x):
-            q, k, v = (
-                part.unflatten(-1, (heads, -1)).transpose(1, 2)
-                for part in self.qkv(self.attention_norm(x)).chunk(3, -1)
-            )
+            q, k, v = self.qkv(self.attention_norm(x)).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             x = x + self.out(attended.transpose(1, 2).flatten(2))
             return x + self.down(F.gelu(self.up(self.feed_norm(x)), approximate="tanh"))

@@ -8,24 +8,10 @@ from typing import Any
 
 from peer import BETAS, CLIP, LEARNING_RATE, WEIGHT_DECAY, Case, Meter
 
-SETTINGS: dict[str, Any] = {
-    "torch_compile": True,
-    "optim": "adamw_torch_fused",
-    "learning_rate": LEARNING_RATE,
-    "adam_beta1": BETAS[0],
-    "adam_beta2": BETAS[1],
-    "weight_decay": WEIGHT_DECAY,
-    "max_grad_norm": CLIP,
-    "lr_scheduler_type": "constant",
-    "save_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": True,
-    "logging_nan_inf_filter": False,  # it would wait for the device in every step
-}
-FIELDS = """
-    vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
-    max_position_embeddings tie_word_embeddings rms_norm_eps
-"""
+SETTINGS: dict[str, Any] = {"torch_compile": True, "optim": "adamw_torch_fused", "lr_scheduler_type": "constant"}
+SETTINGS |= {"learning_rate": LEARNING_RATE, "adam_beta1": BETAS[0], "adam_beta2": BETAS[1], "max_grad_norm": CLIP}
+SETTINGS |= {"weight_decay": WEIGHT_DECAY, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+SETTINGS |= {"logging_nan_inf_filter": False}  # it would wait for the device in every step
 
 
 def main() -> None:
@@ -41,9 +27,9 @@ def main() -> None:
         TrainingArguments,
     )
 
-    fields = {name: getattr(case.config, name) for name in FIELDS.split()}
+    fields = {name: value for name, value in case.config.to_dict().items() if name in LlamaConfig.__annotations__}
     torch.manual_seed(1)
-    model = LlamaForCausalLM(LlamaConfig(**fields, use_cache=False, attn_implementation="sdpa"))
+    model = LlamaForCausalLM(LlamaConfig(**fields | {"use_cache": False}, attn_implementation="sdpa"))
 
     class Rows(Dataset):
         def __len__(self) -> int:
@@ -62,15 +48,11 @@ def main() -> None:
     meter = Meter(case, model.num_parameters())
 
     class Lines(TrainerCallback):
-        """`on_log` comes with the loss, for which the Trainer has waited."""
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step % case.every:
-                meter.step_done(float)
+        """The Trainer has waited for the loss that it logs."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if "loss" in logs:
-                meter.step_done(lambda: logs["loss"])
+                meter.step_done(lambda: logs["loss"], steps=case.every)
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Lines())

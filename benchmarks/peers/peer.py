@@ -61,42 +61,35 @@ class Meter:
         from yxanul.training.device import Device
 
         flops = flops_per_token or sum(training_flops_per_token(case.config, case.length).values())
-        self.case, self.facts = case, {"parameters": parameters, "flops_per_token": flops, "length": case.length}
-        self.device, self.step, self.lines = Device(case.device), 0, list[dict[str, Any]]()
-        self.spans: list[tuple[str, Any, Any]] = []
+        self.facts = {"parameters": parameters, "flops_per_token": flops, "length": case.length}
+        self.case, self.device, self.step, self.lines = case, Device(case.device), 0, list[dict[str, Any]]()
+        self.spans: list[tuple[str, Any, Any]] = []  # of the step that ends
         self.began = time.monotonic()
         case.out.mkdir(parents=True, exist_ok=True)
 
-    def step_done(self, loss: Callable[[], float]) -> None:
+    def step_done(self, loss: Callable[[], float], steps: int = 1) -> None:
         from yxanul.training.device import seconds
 
-        self.step += 1
-        if self.step % self.case.every:
-            self.spans = []
-            return
-        value, now = loss(), time.monotonic()
-        line: dict[str, Any] = {
-            "step": self.step,
-            "tokens": self.step * self.case.rows * self.case.length,
-            "loss": value,
-        }
-        line |= {"tokens_per_second": self.case.every * self.case.rows * self.case.length / (now - self.began)}
-        for name, *ends in self.spans:
-            line[f"time/{name}"] = line.get(f"time/{name}", 0.0) + seconds(*ends)
-        line |= {f"memory/{name}": value for name, value in self.device.memory().items()} | self.facts
-        self.lines.append(line)
-        with (self.case.out / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        self.spans, self.began = [], now
+        self.step += steps
+        if self.step % self.case.every == 0:
+            value, now = loss(), time.monotonic()
+            tokens = self.case.rows * self.case.length
+            line: dict[str, Any] = {"step": self.step, "tokens": self.step * tokens, "loss": value} | self.facts
+            line["tokens_per_second"] = self.case.every * tokens / (now - self.began)
+            for name, *ends in self.spans:
+                line[f"time/{name}"] = line.get(f"time/{name}", 0.0) + seconds(*ends)
+            line |= {f"memory/{name}": size for name, size in self.device.memory().items()}
+            self.lines.append(line)
+            with (self.case.out / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            self.began = now
 
     def finish(self) -> None:
         speeds = [line["tokens_per_second"] for line in self.lines[1:]]
         print(json.dumps(self.lines[-1] | {"tokens_per_second": statistics.median(speeds)}))
 
 
-def train(
-    case: Case, model: Any, loss_of: Callable[[Any, Any, Any], Any], flops_per_token: float | None = None
-) -> None:
+def train(case: Case, model: Any, loss_of: Callable[..., Any], flops_per_token: float | None = None) -> None:
     """The loop that everybody writes: autocast, torch.compile of the whole model, fused AdamW, clipped gradients."""
     import torch
 
