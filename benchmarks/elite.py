@@ -30,7 +30,7 @@ GPU_SETTINGS = ["report_to=none", "gradient_accumulation_steps=4", "logging_step
 BUILT_IN = [
     f"tokenizer={TEXT}/tokenizer",
     f"data={json.dumps({'tokenizer': TOKENIZER, f'{TEXT}/all': {'sources': SOURCES, 'held_out': 0.05}})}",
-    f"stages.language.sources={json.dumps([{'bin': f'{TEXT}/all/train', 'tokens': 30_000_000}])}",
+    f"stages.language.sources={json.dumps([{'bin': f'{TEXT}/all/train', 'tokens': 24_000_000}])}",
     f"validation={json.dumps({'language': f'{TEXT}/all/held_out'})}",
 ]
 
