@@ -40,9 +40,8 @@ def main() -> None:
     header("A training of elite-112m in slices", options)
     run = FOLDER / ("elite-small" if options.small else "elite")
     record = run.with_suffix(".json")
-    settings = ["--scale", "tiny"] if options.small else GPU_SETTINGS
-    if not options.small and not Path("bins/smollm2/fineweb-edu").exists():
-        settings += BUILT_IN
+    text = [] if Path("bins/smollm2/fineweb-edu").exists() else BUILT_IN
+    settings = ["--scale", "tiny"] if options.small else [*GPU_SETTINGS, *text]
     slices = json.loads(record.read_text()) if record.exists() and not options.layout else []
     if not options.layout:
         slices.append(one_slice([*settings, "--processes", "1"], run, options))

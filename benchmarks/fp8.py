@@ -6,7 +6,7 @@
 
 products: a linear layer's forward and backward (three products with their casts), compiled in bf16 and fp8, eager in
 te; "off by" is the output's relative error against fp32. steps: `yxanul pretrain`, built-in text under a tokenizer of
-2,048 ids, same seed and rows; te twice, clean (weights cast in every micro-batch) and with its weights cached.
+2,048 ids, same seed and rows; te clean (weights cast in every micro-batch), cached, fused, and in its other scalings.
 Not here: numerics over a whole training (docs/precision.md), attention in FP8, which nobody asks for.
 """
 
@@ -17,9 +17,10 @@ from measuring import in_own_process, print_table, use_one_thread
 from rows import NOT_MEASURED, Row, Work, arguments, gpu, measure
 from tables import header, show
 
-SMALL = {"num_hidden_layers": 2}
-CACHED = "precision_policy={weight_cache: true}"
-PRECISIONS = {"bf16": (), "fp8": ("precision=fp8",), "te": ("precision=te",), "te, cached": ("precision=te", CACHED)}
+TE = {"te": "", "te, cached": "weight_cache: true", "te, cached, fused": "weight_cache: true, fuse_accumulation: true"}
+TE |= {"te, current scaling": "scaling: current", "te, block scaling": "scaling: block"}
+PRECISIONS: dict[str, tuple[str, ...]] = {"bf16": (), "fp8": ("precision=fp8",)}
+PRECISIONS |= {name: ("precision=te", f"precision_policy={{{policy}}}") for name, policy in TE.items()}
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def products(options: Any) -> None:
     from yxanul.catalog import load_shape
     from yxanul.training.precision.policy import sizes
 
-    tokens, reason, table = 256 if options.small else 32_768, "", list[list[str]]()
+    tokens, table = 256 if options.small else 32_768, list[list[str]]()
     for preset in ["tiny"] if options.small else options.presets:
         by_size: dict[tuple[int, int], list[str]] = {}
         for name, size in sizes(load_shape(preset).config).items():
@@ -44,18 +45,20 @@ def products(options: Any) -> None:
         for (inputs, outputs), names in by_size.items():
             cells = [NOT_MEASURED] * 6
             if not options.layout:
-                found, reason = in_own_process(time_layer, tokens, inputs, outputs)
-                rate = 6 * tokens * inputs * outputs / 1e12
-                each = [(f"{time * 1e3:.3f} ({rate / time:,.3g})", f"{error:.1%}") for time, error in found]
-                cells = [cell for pair in each for cell in pair] + [f"not run: {reason}", "-"] * (len(found) < 3)
+                rate, cells = 6 * tokens * inputs * outputs / 1e12, []
+                for found in in_own_process(time_layers, tokens, inputs, outputs):
+                    if isinstance(found, str):
+                        cells += [f"not run: {found}", "-"]
+                    else:
+                        cells += [f"{found[0] * 1e3:.3f} ({rate / found[0]:,.3g})", f"{found[1]:.1%}"]
             table.append([f"{preset}: {', '.join(names)}", f"{tokens:,} x {inputs:,} x {outputs:,}", *cells])
     precisions = ["fp32" if options.small and not gpu() else "bf16", "fp8", "te"]
     timed = [heading for name in precisions for heading in (f"{name}, ms (TFLOP/s)", "off by")]
     print_table(["matrix", "tokens x inputs x outputs", *timed], table)
 
 
-def time_layer(tokens: int, inputs: int, outputs: int) -> tuple[list[tuple[float, float]], str]:
-    """(seconds, relative error) in bf16 (fp32 on a CPU), fp8 and, where it can, te; why te could not."""
+def time_layers(tokens: int, inputs: int, outputs: int) -> list[tuple[float, float] | str]:
+    """(seconds, relative error) in bf16 (fp32 on a CPU), fp8 and te, or why it did not run."""
     import torch
     from torch import nn
 
@@ -74,32 +77,33 @@ def time_layer(tokens: int, inputs: int, outputs: int) -> tuple[list[tuple[float
     holder["q_proj"].load_state_dict(plain.state_dict())
     enable_fp8(holder, read_policy({}, "benchmark"))
     exact = plain(x).detach()
-    layers: list[Any] = [torch.compile(layer) if on_gpu else layer for layer in (plain, holder["q_proj"])]
-    found, reason = [], ""
-    try:
-        layers.append(_te_layer(plain))
-    except Exception as error:  # no package, no GPU, another driver: whatever it is, it is the answer
-        reason = str(error).partition("\n")[0]
     inside, gradient = x.to(kind).requires_grad_(), torch.randn(tokens, outputs, device=device).to(kind)
-    for layer in layers:
 
-        def work(layer: Any = layer) -> Any:
-            inside.grad = None
-            with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
-                y = layer(inside)
-            y.backward(gradient)
-            return y
+    def work(layer: Any) -> Any:
+        inside.grad = None
+        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+            y = layer(inside)
+        y.backward(gradient)
+        return y
 
-        y = [work() for _ in range(5)][-1].detach().float()
+    def timed(layer: Any) -> tuple[float, float]:
+        y = [work(layer) for _ in range(5)][-1].detach().float()
         marks = [clock.mark()]
         for _ in range(30 if on_gpu else 5):
-            work()
+            work(layer)
             marks.append(clock.mark())
         if on_gpu:
             torch.cuda.synchronize()
         times = [seconds(before, after) for before, after in zip(marks, marks[1:], strict=False)]
-        found.append((statistics.median(times), float((y - exact).norm() / exact.norm())))
-    return found, reason
+        return statistics.median(times), float((y - exact).norm() / exact.norm())
+
+    found: list[tuple[float, float] | str] = []
+    for make in (lambda: plain, lambda: holder["q_proj"], lambda: _te_layer(plain)):
+        try:
+            found.append(timed(torch.compile(make(), disable=not on_gpu or len(found) == 2)))
+        except Exception as error:  # no package, no GPU, a driver that is too old: whatever it is, it is the answer
+            found.append(str(error).partition("\n")[0])
+    return found
 
 
 def _te_layer(plain: Any) -> Any:
@@ -108,8 +112,6 @@ def _te_layer(plain: Any) -> Any:
     import transformer_engine.pytorch as te
     from transformer_engine.common.recipe import DelayedScaling, Format
 
-    if not torch.cuda.is_available():
-        raise RuntimeError("it needs a GPU")
     layer = te.Linear(plain.in_features, plain.out_features, bias=False)
     with torch.no_grad():
         layer.weight.copy_(plain.weight)
@@ -123,10 +125,11 @@ def _te_layer(plain: Any) -> Any:
 
 
 def steps(options: Any) -> None:
-    work = Work((2048,), 65_536, 300, 20, bin="text")
+    work = Work((2048,), 131_072, 150, 10, bin="text", accumulation=4)  # a cache of weights wants micro-batches
     runs, changes, presets = dict(PRECISIONS), {}, options.presets
     if options.small:
-        work, changes, presets = Work((64,), 512, 24, 4, bin="small text"), SMALL, ["tiny"]
+        work = Work((64,), 512, 24, 4, bin="small text", accumulation=2)
+        changes, presets = {"num_hidden_layers": 2}, ["tiny"]
     if not gpu() and not options.layout:
         runs = {"fp32": ()} | {name: settings for name, settings in runs.items() if name != "bf16"}
     for preset in presets:

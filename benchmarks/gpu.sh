@@ -13,11 +13,10 @@ set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 mkdir -p build/package && ln -sfn ../.. build/package/yxanul # the checkout itself is what is measured
-export PYTHONPATH="$PWD/build/package${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
-export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0}
+export PYTHONPATH="$PWD/build/package${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0}
 [ -f .te/unpack_te.sh ] && . .te/unpack_te.sh
 
-# name: command
 FULL='
 112m: throughput.py --presets elite-112m --peers llama bare
 177m: throughput.py --presets yxanul-177m --peers llama llama-equal bare
@@ -66,8 +65,7 @@ command_of() { grep "^$1: " <<<"$SLICES" | cut -d' ' -f2-; }
 
 run_slice() {
     local words="$(command_of "$1")"
-    [ -n "$words" ] || { echo "no slice $1; there are $(names | xargs)" >&2 && return 2; }
-    echo "== $1: $words" >&2
+    echo "== $1: ${words:?no such slice; there are $(names | xargs)}" >&2
     timeout 590 "$PYTHON" benchmarks/$words >"$RESULTS/$1.part" && mv "$RESULTS/$1.part" "$RESULTS/$1.md" && return
     echo "slice $1 failed with exit code $?; what it printed is in $RESULTS/$1.part" >&2
     return 1

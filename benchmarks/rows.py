@@ -94,7 +94,8 @@ def gpu() -> tuple[str, str] | None:
 
 def measure(rows: list[Row], work: Work, options: argparse.Namespace) -> dict[str, Result]:
     """By the rows' names."""
-    results = {row.name: Result(reason=NOT_MEASURED if options.layout else "") for row in rows}
+    start = {"accumulation": work.accumulation, "reason": NOT_MEASURED if options.layout else ""}
+    results = {row.name: Result(**start) for row in rows}
     deadline = BEGAN + options.minutes * 60
     with tempfile.TemporaryDirectory() as scratch:
         for turn in range(options.turns):
@@ -152,9 +153,8 @@ def _cpu_seconds(pid: int) -> float:
     import psutil
 
     with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
-        return sum(each.user + each.system for each in times)
+        family = (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))
+        return sum(sum(each.cpu_times()[:2]) for each in family)
     return 0.0
 
 

@@ -17,8 +17,6 @@ from rows import NOT_MEASURED, Row, Work, arguments, measure
 from tables import header, show, show_aims
 
 LENGTHS = (8, 16, 32, 64, 128, 256, 512, 768, 1536, 2048)
-LENGTH_AIM = 0.6
-TINY = {"num_hidden_layers": 2}
 CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {  # field of the shape, values on a CPU and on a GPU
     "depth": ("num_hidden_layers", (1, 2, 4), (7, 14, 28)),
     "vocabulary": ("vocab_size", (1024, 4096), (50_257, 100_352, 200_005)),
@@ -33,7 +31,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="key=value", help="settings of all rows")
     options = parser.parse_args()
     header(f"Scaling: {', '.join(options.parts)}", options)
-    preset, changes = ("tiny", TINY) if options.small else (options.preset, {})
+    preset, changes = ("tiny", {"num_hidden_layers": 2}) if options.small else (options.preset, {})
     for part in options.parts:
         if part in CASES:
             side_by_side(part, options, preset, changes)
@@ -61,7 +59,7 @@ def lengths(options: Any, preset: str, changes: dict[str, Any]) -> None:
         print(f"{preset} did not run: {result.reason}\n")
     print_table([f"length ({preset})", "rows", "tokens/s", "of the best length"], table)
     shares = [statistics.median(found) / best for found in speeds.values() if best and found]
-    show_aims([("slowest length / best length", LENGTH_AIM, min(shares, default=None))])
+    show_aims([("slowest length / best length", 0.6, min(shares, default=None))])
 
 
 def side_by_side(part: str, options: Any, preset: str, changes: dict[str, Any]) -> None:

@@ -18,8 +18,6 @@ from rows import NOT_MEASURED, Result, Row, Work, gpu
 
 MEASURED_TERAFLOPS = 790  # of a bf16 product of 8192 cubed on an H200
 SPLIT = ("data", "forward", "backward", "optimizer")
-SPLIT_HEADING = f"{' / '.join(SPLIT)}, ms"
-EXTRAS = ("transformer_engine", "flash_attn", "litgpt")
 
 
 def peak() -> float | None:
@@ -34,14 +32,14 @@ def header(title: str, options: argparse.Namespace) -> None:
     if options.layout:
         print(f"`python benchmarks/{Path(sys.argv[0]).name} {' '.join(words)}`\n")
         return
-    found, installed = gpu(), {each.name: each.version for each in distributions()}
+    found, installed = gpu(), {each.name.replace("-", "_"): each.version for each in distributions()}
     if found is None:
         use_one_thread()  # the processes of all rows inherit it
     os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}  # ours says so itself; the peers get it too
     print("```")
     print_header()
-    extras = ", ".join(f"{name}: {installed.get(name, 'not installed')}" for name in EXTRAS)
-    print(f"GPU: {f'{found[0]}, driver {found[1]}' if found else 'none'}; {extras}")
+    extras = [f"{name}: {installed.get(name)}" for name in ("transformer_engine", "flash_attn", "litgpt")]
+    print(f"GPU: {f'{found[0]}, driver {found[1]}' if found else 'none'}; {', '.join(extras)}")
     print(f"date: {time.strftime('%Y-%m-%d')}\n```\n")
     if options.small:
         print("**Small sizes: this shows that the script works. The speeds mean nothing, least of all for a GPU.**\n")
@@ -61,15 +59,15 @@ def show(rows: list[Row], results: dict[str, Result], work: Work, against: str |
     on_cpu = any(result.turns and not result.all("memory/device_peak") for result in results.values())
     headings = ["run", "parameters", "micro-batch", "tokens/s, median (range)"]
     headings += ["tokens/CPU s"] if on_cpu else []
-    headings += ["TFLOP/s", "MFU", "process's peak, GB" if on_cpu else "peak, GB", SPLIT_HEADING]
+    headings += ["TFLOP/s", "MFU", "process's peak, GB" if on_cpu else "peak, GB", f"{' / '.join(SPLIT)}, ms"]
     headings += [f"speed / {against}"] if against else []
     table, notes = [], list[str]()
     for row in rows:
         result = results[row.name]
         cells = _size(row, result, work)
         if result.reason not in ("", NOT_MEASURED):
-            notes.append(result.reason)
-            cells[0] += f" ({len(notes)})"
+            notes += [] if result.reason in notes else [result.reason]
+            cells[0] += f" ({notes.index(result.reason) + 1})"
         if result.turns:
             cells += _figures(row, result, max(work.lengths), on_cpu)
             cells += [_over(result, results[against], on_cpu)] if against else []
