@@ -39,8 +39,7 @@ def main() -> None:
     options = arguments(__doc__, turns=1).parse_args()
     header("A training of elite-112m in slices", options)
     run = FOLDER / ("elite-small" if options.small else "elite")
-    record = run.with_suffix(".json")
-    text = [] if Path("bins/smollm2/fineweb-edu").exists() else BUILT_IN
+    record, text = run.with_suffix(".json"), [] if Path("bins/smollm2/fineweb-edu").exists() else BUILT_IN
     settings = ["--scale", "tiny"] if options.small else [*GPU_SETTINGS, *text]
     slices = json.loads(record.read_text()) if record.exists() and not options.layout else []
     if not options.layout:
@@ -62,9 +61,9 @@ def one_slice(settings: list[str], run: Path, options: Any) -> dict:
             process.send_signal(signal.SIGTERM)
             asked = True
         time.sleep(0.05)
+    found = {"code": process.returncode, "lines": training_lines(run)[before:]}
     said = Path(f"{run}.log").read_text().strip().splitlines()[-1]
-    minutes = (time.monotonic() - began) / 60
-    return {"code": process.returncode, "minutes": minutes, "lines": training_lines(run)[before:], "said": said}
+    return found | {"minutes": (time.monotonic() - began) / 60, "said": said}
 
 
 def training_lines(run: Path) -> list[dict]:

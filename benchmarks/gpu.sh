@@ -9,8 +9,7 @@
 # RESULTS=folder   where each slice's Markdown goes (default: build/benchmarks/gpu); PYTHON=interpreter
 # Transformer Engine is taken from .te/ where that is there (`. .te/unpack_te.sh`), litgpt from the interpreter's packages.
 # Not here: what a slice measures and prints (throughput.py, memory.py, fp8.py, scaling.py, elite.py).
-set -u
-cd "$(dirname "$0")/.."
+set -u && cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 mkdir -p build/package && ln -sfn ../.. build/package/yxanul # the checkout itself is what is measured
 export PYTHONPATH="$PWD/build/package${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1

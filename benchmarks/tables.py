@@ -83,8 +83,7 @@ def _size(row: Row, result: Result, work: Work) -> list[str]:
     from yxanul.catalog import parameter_table
 
     length = max(work.lengths)
-    known = row.peer is None or row.peer == "bare_loop.py"
-    parameters = result.all("parameters") or [sum(parameter_table(row.config()).values())] * known
+    parameters = result.all("parameters") or [sum(parameter_table(row.config()).values())] * (row.peer is None)
     size = f"{work.step_tokens // length // result.accumulation} x {length:,}"
     return [row.name, f"{parameters[0]:,}" if parameters else "-", size]
 

@@ -24,6 +24,7 @@ PEERS = {  # what a table calls it, and its file
     "litgpt": ("litgpt, same shape", "litgpt_peer.py"),
 }
 LLAMA = PEERS["llama"][0]
+KINDS = ("precision", "attention", "compile")
 AIMS = {"elite-112m": (503_000, 603_000), "yxanul-177m": (297_000, 357_000)}  # tokens/s at 2,048, and the stretch
 AIMS |= {"yxanul-197m": (274_000, 328_000), "yxanul-270m": (232_000, 278_000)}
 # The public baseline's shape in our layers: three matrices of 2048 are as many parameters as two of 4 x 768
@@ -35,7 +36,7 @@ SMALL = {"num_hidden_layers": 2, "embedding_rank": 32}
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--presets", nargs="+", default=["elite-112m"], help="and gpt2: the public baseline's shape")
-    for name in ("precision", "attention", "compile"):
+    for name in KINDS:
         parser.add_argument(f"--{name}", nargs="+", default=["auto"], help="of our rows")
     parser.add_argument("--lengths", nargs="+", type=int, default=[2048])
     parser.add_argument("--documents", action="store_true", help="ours: no attention across documents (of 512 tokens)")
@@ -44,7 +45,9 @@ def main() -> None:
     tokens, steps, every = 65_536, 50, 10
     if options.small:
         options.presets, options.lengths, tokens, steps, every = ["tiny"], [64], 512, 15, 3
-    header(f"Throughput: {', '.join(options.presets)}{', documents apart' if options.documents else ''}", options)
+    kinds = [f"{kind} {' '.join(values)}" for kind in KINDS if (values := getattr(options, kind)) != ["auto"]]
+    title = [f"Throughput of {' '.join(options.presets)}", *kinds, *["documents apart"] * options.documents]
+    header(", ".join(title), options)
     say_what_mfu_is()
     for preset, length in product(options.presets, options.lengths):
         work, rows = Work((length,), tokens, steps, every), rows_of(preset, options)
@@ -59,7 +62,7 @@ def rows_of(preset: str, options: Any) -> list[Row]:
     model, changes = ("tiny", GPT2) if preset == "gpt2" else (preset, SMALL if options.small else {})
     rows = []
     for values in product(options.precision, options.attention, options.compile):
-        asked = zip(("precision", "attention", "compile"), values, strict=True)
+        asked = zip(KINDS, values, strict=True)
         settings = [f"{key}={value}" for key, value in asked if value != "auto"]
         apart = ["document_mask=true"] * options.documents
         rows.append(Row(" ".join(["ours", *settings]), model, changes, (*settings, *apart)))
