@@ -20,6 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 NOT_MEASURED = "not measured"
 BEGAN = time.monotonic()  # of the slice
 SECONDS_TO_START = 20  # with less left of a slice no row is begun
@@ -69,8 +71,7 @@ class Result:
     def all(self, figure: str) -> list[float]:
         return [line[figure] for lines in self.turns for line in lines if line.get(figure) is not None]
 
-    def speeds(self) -> list[float]:
-        """Of each turn."""
+    def speeds(self) -> list[float]:  # of each turn
         return [statistics.median(line["tokens_per_second"] for line in lines) for lines in self.turns]
 
 
@@ -93,7 +94,6 @@ def gpu() -> tuple[str, str] | None:
 
 
 def measure(rows: list[Row], work: Work, options: argparse.Namespace) -> dict[str, Result]:
-    """By the rows' names."""
     start = {"accumulation": work.accumulation, "reason": NOT_MEASURED if options.layout else ""}
     results = {row.name: Result(**start) for row in rows}
     deadline = BEGAN + options.minutes * 60
@@ -137,8 +137,9 @@ def watch(words: list[str], folder: Path, deadline: float) -> tuple[list[dict], 
     size, late = 0, ""
     while process.poll() is None:
         if time.monotonic() > deadline:
-            process.kill()
             late = "\nstopped before its end: the slice's time was over"
+            with suppress(psutil.NoSuchProcess):
+                [each.kill() for each in _family(process.pid)]
         if metrics.exists() and metrics.stat().st_size != size:
             size = metrics.stat().st_size
             cpu += [_cpu_seconds(process.pid)] * (metrics.read_text().count("\n") - len(cpu))
@@ -148,13 +149,13 @@ def watch(words: list[str], folder: Path, deadline: float) -> tuple[list[dict], 
     return found, cpu + cpu[-1:] * (len(found) - len(cpu)), failure
 
 
-def _cpu_seconds(pid: int) -> float:
-    """With its children, for several processes."""
-    import psutil
+def _family(pid: int) -> list[psutil.Process]:
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
 
+
+def _cpu_seconds(pid: int) -> float:
     with suppress(psutil.NoSuchProcess):
-        family = (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))
-        return sum(sum(each.cpu_times()[:2]) for each in family)
+        return sum(sum(each.cpu_times()[:2]) for each in _family(pid))
     return 0.0
 
 

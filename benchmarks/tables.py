@@ -38,7 +38,7 @@ def header(title: str, options: argparse.Namespace) -> None:
     os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}  # ours says so itself; the peers get it too
     print("```")
     print_header()
-    extras = [f"{name}: {installed.get(name)}" for name in ("transformer_engine", "flash_attn", "litgpt")]
+    extras = [f"{name}: {installed.get(name, 'absent')}" for name in ("transformer_engine", "flash_attn", "litgpt")]
     print(f"GPU: {f'{found[0]}, driver {found[1]}' if found else 'none'}; {', '.join(extras)}")
     print(f"date: {time.strftime('%Y-%m-%d')}\n```\n")
     if options.small:
@@ -106,7 +106,6 @@ def _figures(row: Row, result: Result, length: int, on_cpu: bool) -> list[str]:
 
 
 def _over(one: Result, other: Result, on_cpu: bool) -> str:
-    """Of each turn."""
     pairs = zip(*(each.per_cpu_second if on_cpu else each.speeds() for each in (one, other)), strict=False)
     found = [mine / theirs for mine, theirs in pairs]
     return f"{statistics.median(found):.2f}" if found else "-"
