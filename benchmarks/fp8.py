@@ -125,7 +125,7 @@ def _te_layer(plain: Any) -> Any:
 
 
 def steps(options: Any) -> None:
-    work = Work((2048,), 131_072, 150, 10, bin="text", accumulation=4)  # a cache of weights wants micro-batches
+    work = Work((2048,), 131_072, 100, 10, bin="text", accumulation=4)  # a cache of weights wants micro-batches
     runs, changes, presets = dict(PRECISIONS), {}, options.presets
     if options.small:
         work = Work((64,), 512, 24, 4, bin="small text", accumulation=2)
@@ -136,7 +136,7 @@ def steps(options: Any) -> None:
         rows = [Row(f"{preset}, {name}", preset, changes, settings) for name, settings in runs.items()]
         results = measure(rows, work, options)
         show(rows, results, work, against=rows[0].name)
-        at = [2 * work.every, work.steps // 2, work.steps]
+        at = [2 * work.every, work.steps // 2 // work.every * work.every, work.steps]
         table = []
         for row in rows:
             losses = {line["step"]: f"{line['loss']:.4f}" for turn in results[row.name].turns for line in turn}

@@ -27,10 +27,10 @@ def peak() -> float | None:
 
 
 def header(title: str, options: argparse.Namespace) -> None:
-    words = [word for word in sys.argv[1:] if word != "--layout"]
+    words = [f"benchmarks/{Path(sys.argv[0]).name}", *(word for word in sys.argv[1:] if word != "--layout")]
     print(f"## {title}\n")
     if options.layout:
-        print(f"`python benchmarks/{Path(sys.argv[0]).name} {' '.join(words)}`\n")
+        print(f"`python {' '.join(words)}`\n")
         return
     found, installed = gpu(), {each.name.replace("-", "_"): each.version for each in distributions()}
     if found is None:
