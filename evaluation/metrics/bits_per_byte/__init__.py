@@ -1,0 +1,1 @@
+"""A module of `evaluate`; its file says what it measures."""

@@ -1,0 +1,182 @@
+"""What a benchmark is: its documents, what the model is asked about each, and what the answers are judged by.
+
+A file of evaluation/tasks/ holds TASKS, a tuple of these; docs/evaluation.md shows how to add one. Documents come from
+the Hub through `datasets`, or from a file with the public columns. Few-shot examples are lm-eval's: drawn anew for
+every document, in their order, by one generator. Not here: scores, metrics, results (runner.py).
+"""
+
+import importlib
+import json
+import pkgutil
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, NamedTuple
+
+from yxanul.bad_input import BadInput, unknown_name
+from yxanul.data.formats import open_bytes, open_parquet
+from yxanul.evaluation.generation import Prompt
+
+SHOTS_SEED = 1234
+
+Document = dict[str, Any]
+
+
+class Choices(NamedTuple):
+    """Continuations to be scored: those of a question, or the one gold answer."""
+
+    context: str
+    continuations: tuple[str, ...]
+
+
+class Text(NamedTuple):
+    """To be scored from its first token to its last."""
+
+    text: str
+
+
+Request = Choices | Text | Prompt
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set of the Hub."""
+
+    name: str
+    config: str | None
+    split: str
+    shots_split: str | None = None
+    data_files: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    name: str
+    version: float  # lm-eval's, where it has the task
+    columns: tuple[str, ...]  # that a document needs
+    request: Callable[[Document], Request]
+    judged: Callable[
+        ..., dict[str, Any]
+    ]  # (document, what came of it, `run` if runs_code): the metric's columns, and more
+    metric: str
+    main: tuple[str, ...]  # the metric's figures that the table shows
+    source: Source | None = None
+    documents: Callable[[], list[Document]] | None = None  # where there is no source
+    example: Callable[[Document], str] | None = None  # a solved document; without it the task takes no shots
+    shots: int = 0
+    shots_differ: bool = False  # an example that equals the document is not shown
+    chance: Mapping[str, float] = field(default_factory=dict)
+    claims: Mapping[str, str] = field(default_factory=dict)  # SPEC.md's, by system
+    runs_code: bool = False
+
+
+def all_tasks() -> dict[str, Task]:
+    from yxanul.evaluation import tasks
+
+    names = [module.name for module in pkgutil.iter_modules(tasks.__path__)]
+    modules = [importlib.import_module(f"{tasks.__name__}.{name}") for name in names]
+    return {task.name: task for module in modules for task in module.TASKS}
+
+
+def find_tasks(names: Sequence[str]) -> list[Task]:
+    known = all_tasks()
+    for name in names:
+        if name not in known:
+            raise unknown_name("task", name, known)
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+class TaskData(NamedTuple):
+    documents: list[Document]
+    requests: list[Request]
+    place: str  # where they are from, with the revision
+
+
+def read_data(task: Task, *, file: str | None, shots_file: str | None, shots: int, limit: int | None) -> TaskData:
+    """Everything that can be wrong with the documents is found here."""
+    if task.source is None:
+        assert task.documents is not None
+        documents, place = task.documents(), "built in"
+    else:
+        documents, place = _read(task, task.source.split, file, f"--data {task.name}=FILE")
+    documents = documents[:limit]
+    if not documents:
+        raise BadInput(f"{task.name}: {place} holds no document: give a file that has some.")
+    pool: Sequence[Document] = []
+    if shots:
+        split = task.source.shots_split if task.source else None
+        pool, _ = _read(task, split or "", shots_file, f"--data {task.name}.shots=FILE")
+        if len(pool) <= shots:
+            raise BadInput(f"{task.name}: {shots} shots need more than {len(pool)} solved examples to be drawn from.")
+    requests: list[Request] = []
+    draw = Random(SHOTS_SEED)
+    for number, document in enumerate(documents):
+        try:
+            request = task.request(document)
+            if shots:
+                assert task.example is not None
+                shown = "".join(f"{task.example(shot)}\n\n" for shot in _shots(draw, pool, shots, document, task))
+                request = request._replace(**{request._fields[0]: shown + request[0]})  # context or text
+        except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+            raise BadInput(f"{task.name}: document {number} of {place} is not as it should be: {error!r}.") from None
+        requests.append(request)
+    return TaskData(documents, requests, place)
+
+
+def _shots(draw: Random, pool: Sequence[Document], count: int, document: Document, task: Task) -> list[Document]:
+    if not task.shots_differ:
+        return draw.sample(pool, count)
+    found = [shot for shot in draw.sample(pool, count + 1) if shot != document][:count]
+    if len(found) < count:  # the pool holds the document more than once
+        found = draw.sample([shot for shot in pool if shot != document], count)
+    return found
+
+
+def _read(task: Task, split: str, file: str | None, option: str) -> tuple[list[Document], str]:
+    documents, place = _from_file(file) if file else _from_hub(task, split, option)
+    for number, document in enumerate(documents):
+        missing = [name for name in task.columns if document.get(name) is None]
+        if missing:
+            raise BadInput(
+                f"{task.name}: document {number} of {place} has no {' and no '.join(missing)}; there are "
+                f"{', '.join(document)}, and the task needs {', '.join(task.columns)}."
+            )
+    return documents, place
+
+
+def _from_file(path: str) -> tuple[list[Document], str]:
+    if path.endswith(".parquet"):
+        with open_parquet(path) as file:
+            return file.read().to_pylist(), path
+    documents = []
+    with open_bytes(path) as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                document = json.loads(line)
+            except ValueError as error:
+                raise BadInput(f"{path}, line {number} is not JSON: {error}; a file is .jsonl or .parquet.") from None
+            if not isinstance(document, dict):
+                raise BadInput(f"{path}, line {number} holds no record of columns.")
+            documents.append(document)
+    return documents, path
+
+
+def _from_hub(task: Task, split: str, option: str) -> tuple[list[Document], str]:
+    source = task.source
+    assert source is not None
+    try:
+        import datasets
+
+        files = {"data_files": source.data_files, "verification_mode": "no_checks"} if source.data_files else {}
+        found = datasets.load_dataset(source.name, source.config, split=split, **files)
+    except ImportError:
+        raise BadInput('data sets of the Hub need the package datasets: pip install "yxanul[evaluate]".') from None
+    except Exception as error:  # the library's errors have no common class
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise BadInput(
+            f"{task.name}: {source.name} cannot be read from the Hub ({reason}); without a network give its split "
+            f"{split} as jsonl or parquet, with the columns {', '.join(task.columns)}: {option}."
+        ) from None
+    commits = re.findall(r"@([0-9a-f]{40})/", " ".join(found.info.download_checksums or {}))
+    return found.to_list(), f"{source.name}, {split}, revision {commits[0] if commits else 'unknown'}"

@@ -1,0 +1,118 @@
+"""A causal model with its tokenizer as benchmarks see them: how text becomes ids, how much fits, what comes before.
+
+    subject = load("runs/demo/final")                  # a folder or a name on the Hub, ours or not
+    subject.pair("Question: 1+1?\nAnswer:", " 2")      # ids of the context, ids of the continuation
+
+The ids are lm-eval's, with one exception: where tokens cross spaces (SuperBPE), context and continuation are encoded
+apart (`boundary`), for the cut through joint ids falls inside of a word and characters are lost.
+Not here: scores (scoring.py), generation (generation.py).
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yxanul.bad_input import BadInput
+
+LONGEST_BY_DEFAULT = 2048  # lm-eval's, where neither config nor tokenizer says
+UNSAID = 10**18  # transformers writes 10**30 for "no limit"
+CROSSES_SPACES = re.compile(r"[!-~][\s\u0120\u010a\u2581]+[A-Za-z]")  # byte-level BPE writes a space as U+0120
+
+
+class TextModel:
+    def __init__(self, model: Any, tokenizer: Any, device: torch.device, revision: str = "") -> None:
+        if tokenizer is None or tokenizer.eos_token_id is None:
+            raise BadInput(
+                "the model's tokenizer names no end-of-text token, and a text without context must begin behind one: "
+                "set eos_token in its tokenizer_config.json."
+            )
+        self.model, self.tokenizer, self.device, self.revision = model, tokenizer, device, revision
+        self.end_id: int = tokenizer.eos_token_id
+        self.prefix_id: int = self.end_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        self._prefix = tokenizer.decode(self.prefix_id)
+        self.is_ours = model.config.model_type == "yxanul"
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens that the model takes."""
+        config = self.model.config.get_text_config()
+        for name in ("n_positions", "max_position_embeddings", "n_ctx"):
+            if getattr(config, name, None) is not None:
+                return int(getattr(config, name))
+        limit = self.tokenizer.model_max_length
+        return LONGEST_BY_DEFAULT if limit is None or limit > UNSAID else int(limit)
+
+    @cached_property
+    def boundary(self) -> str:
+        """ "joint", lm-eval's rule, or "apart"."""
+        words = set(self.tokenizer.get_vocab()) - set(self.tokenizer.get_added_vocab())
+        return "apart" if any(CROSSES_SPACES.search(word) for word in words) else "joint"
+
+    def encode(self, text: str) -> list[int]:
+        """With the special tokens that the tokenizer adds, unless the text begins with one."""
+        special = {"add_special_tokens": False} if text.startswith(self._prefix) else {}
+        return self.tokenizer.encode(text, verbose=False, **special)
+
+    def encode_bare(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, verbose=False, add_special_tokens=False)
+
+    def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        bare = context.rstrip()
+        continuation = context[len(bare) :] + continuation
+        if not bare:
+            ids = self.encode_bare(continuation)
+            return ([self.prefix_id], ids) if ids[0] != self.prefix_id else (ids[:1], ids[1:])
+        before = self.encode(bare)
+        if self.boundary == "apart":
+            return before, self.encode_bare(continuation)
+        return before, self.encode(bare + continuation)[len(before) :]
+
+    def text(self, text: str) -> tuple[list[int], list[int]]:
+        """A whole text as a continuation of nothing."""
+        return [self.prefix_id], self.encode(text)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Nothing is learnt, no dropout; afterwards every module is in the mode in which it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():  # FSDP2 does not work in inference mode
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def load(name: str, *, revision: str | None = None, trust_remote_code: bool = False, device: Any = None) -> TextModel:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    import yxanul
+
+    yxanul.register()
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **options)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise BadInput(f"{name} cannot be loaded as a causal model with its tokenizer: {reason}.") from None
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    found = getattr(model.config, "_commit_hash", None) or _weights_hash(Path(name))
+    return TextModel(model.to(device), tokenizer, device, found)
+
+
+def _weights_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "tokenizer.json"]):
+        if file.is_file():
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return f"sha256:{digest.hexdigest()[:16]}"
