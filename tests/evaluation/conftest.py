@@ -5,10 +5,25 @@ import json
 import pytest
 
 SCENES = [
-    ("Removing ice from car", "A man is [title] standing in the snow.", "he", ["scrapes the ice off", "sings", "a b", ""]),
-    ("Baking cookies", "A woman [step] opens  the oven.", "she then", ["puts in a tray.", "[header] runs", "w", "x y z"]),
+    (
+        "Removing ice from car",
+        "A man is [title] standing in the snow.",
+        "he",
+        ["scrapes the ice off", "sings", "a b", ""],
+    ),
+    (
+        "Baking cookies",
+        "A woman [step] opens  the oven.",
+        "she then",
+        ["puts in a tray.", "[header] runs", "w", "x y z"],
+    ),
     ("Élan vital", "Une femme café — ouvre la porte.", "Elle", ["entre", "sort [substeps] vite", "dort là", "danse"]),
-    ("Long jump", "An athlete runs along the track and " * 9 + "jumps.", "", ["He lands.", "He eats", "It is", "No one"]),
+    (
+        "Long jump",
+        "An athlete runs along the track and " * 9 + "jumps.",
+        "",
+        ["He lands.", "He eats", "It is", "No one"],
+    ),
     ("Knitting", "Two needles move.", "the yarn", ["waits for a knot", "waits for the cat", "burns", "is blue"]),
 ]
 QUESTIONS = ["Which river runs through Paris?", "Who wrote Emma", "What is 7 x 8?", "Name a (red) fruit. Which one"]
@@ -88,9 +103,31 @@ def tokenizer_folders(tmp_path_factory):
     return folders
 
 
+def learn_answers(model, tokenizer):
+    import torch
+
+    from yxanul.evaluation.task import find_tasks
+
+    known = rows()
+    texts = []
+    for task in find_tasks(["triviaqa", "gsm8k", "hellaswag"]):
+        documents = known[task.source.name][task.source.split]
+        texts += [task.example(document) + tokenizer.eos_token for document in documents]
+    batch = tokenizer(texts, return_tensors="pt", padding=True)["input_ids"]
+    labels = batch.masked_fill(batch == tokenizer.pad_token_id, -100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(120):
+        optimizer.zero_grad()
+        model(batch, labels=labels).loss.backward()
+        optimizer.step()
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tokenizer_folders, tmp_path_factory):
-    """`checkpoint(kind="yxanul", tokenizer="bpe", positions=96)`: a folder with a model of random weights."""
+    """`checkpoint(kind="yxanul", tokenizer="bpe", positions=96)`: a folder with a model of random weights.
+
+    The kind "learnt" is ours too, and knows the answers that the rows ask for.
+    """
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -115,10 +152,12 @@ def checkpoint(tokenizer_folders, tmp_path_factory):
                 "pad_token_id": loaded.pad_token_id,
             }
             torch.manual_seed(3)
-            if kind == "yxanul":
+            if kind != "llama":
                 model = YxanulForCausalLM(YxanulConfig(**shape))
             else:
                 model = LlamaForCausalLM(LlamaConfig(**shape))
+            if kind == "learnt":
+                learn_answers(model, loaded)
             folder = tmp_path_factory.mktemp("models") / f"{kind}-{tokenizer}-{positions}"
             model.save_pretrained(folder)
             loaded.save_pretrained(folder)

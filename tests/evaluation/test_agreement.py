@@ -6,7 +6,6 @@ import types
 from pathlib import Path
 
 import pytest
-import torch
 
 from yxanul.__main__ import main
 
@@ -28,6 +27,7 @@ METRICS = {
     "wikitext": {f"{name},none": name for name in ("word_perplexity", "byte_perplexity", "bits_per_byte")},
     "humaneval": {"pass@1,create_test": "pass@1"},
 }
+METRICS_OF_LEARNT = {"hellaswag": "acc_norm", "gsm8k": "strict_match", "triviaqa": "exact_match"}
 METRICS["c4"] = METRICS["wikitext"]
 
 
@@ -103,14 +103,15 @@ def ours(folder, name, files, out, *more):
 
 
 CASES = [
-    ("yxanul", "hellaswag", 96, 0),
-    ("llama", "hellaswag", 96, 0),
-    ("yxanul", "hellaswag", 512, 2),
+    ("yxanul", "hellaswag", 48, 0),
+    ("llama", "hellaswag", 48, 0),
+    ("learnt", "hellaswag", 512, 2),
     ("yxanul", "wikitext", 96, 0),
     ("llama", "c4", 96, 0),
+    ("learnt", "gsm8k", 512, 0),
     ("yxanul", "gsm8k", 512, 5),
     ("llama", "gsm8k", 512, 2),
-    ("yxanul", "triviaqa", 512, 0),
+    ("learnt", "triviaqa", 512, 0),
     ("llama", "triviaqa", 320, 1),
     ("yxanul", "humaneval", 1100, 0),
 ]
@@ -135,6 +136,11 @@ def test_every_sample_is_lm_evals(kind, name, positions, shots, checkpoint, file
             assert sample["output"] == pytest.approx([float(nats) for nats, _ in responses], abs=2e-4)
         else:
             assert sample["output"] == pytest.approx(float(responses[0]), abs=2e-4)
+    if (name, positions) == ("hellaswag", 48):
+        assert entry["cut"] > 0, "some prompts are too long"
+    if kind == "learnt":
+        assert entry["metrics"][METRICS_OF_LEARNT[name]]["value"] > 0
+        assert name == "hellaswag" or min(len(sample["output"]) for sample in own) < 20, "stops end some"
     for key, metric in METRICS[name].items():
         assert entry["metrics"][metric]["value"] == pytest.approx(results[key], rel=1e-6), key
         error = results.get(key.replace(",", "_stderr,"))
