@@ -29,9 +29,7 @@ def main(arguments: list[str]) -> int:
     options = _parsed(arguments)
     out = options.out or Path("results") / Path(options.model).name
     if options.harness:
-        from yxanul.evaluation.harness import run_harness
-
-        return run_harness(options, out)
+        return _harness(options, out, arguments)
     from yxanul.evaluation.task import all_tasks, find_tasks, read_data
 
     names = [name for word in options.tasks.split(",") for name in (fnmatch.filter(all_tasks(), word) or [word])]
@@ -66,6 +64,23 @@ def main(arguments: list[str]) -> int:
         say(f"{out}: results.json, and samples/ with every prompt and output.")
     if state.num_processes > 1:
         state.destroy_process_group()
+    return 0
+
+
+def _harness(options: argparse.Namespace, out: Path, arguments: list[str]) -> int:
+    if options.data or options.allow_code_execution:
+        raise BadInput("--harness takes neither --data nor --allow-code-execution: its tasks are lm-eval's own.")
+    from yxanul.evaluation.harness import YxanulLM, run_harness
+    from yxanul.evaluation.runner import Results
+
+    how = {"trust_remote_code": options.trust_remote_code, "batch_size": options.batch_size}
+    lm = YxanulLM(options.model, revision=options.revision, **how)
+    results = Results(out, facts(lm.subject, options.model, arguments))
+    entries = run_harness(lm, options.tasks.split(","), out, options.shots, options.limit)
+    for name, entry in entries.items():
+        results.add(name, entry)
+    if entries:
+        show(results.content, list(entries))
     return 0
 
 
@@ -156,22 +171,19 @@ def show(content: dict[str, Any], names: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from yxanul.evaluation.task import all_tasks
-
     table = Table("task", "metric", box=None)
     for column in ("value", "standard error", "n", "chance", "claimed"):
         table.add_column(column, justify="right")
-    known = all_tasks()
     for name in names:
         entry = content["tasks"][name]
         if entry["status"] != "done":
             table.add_row(name, "not run", "", "", "", "", "")
             continue
-        claims = ", ".join(f"{system} {claim}" for system, claim in entry["claims"].items())
-        for metric in known[name].main:
+        claims = ", ".join(f"{system} {claim}" for system, claim in entry.get("claims", {}).items())
+        for metric in entry["main"]:
             found = entry["metrics"][metric]
             error = "-" if found["stderr"] is None else f"{found['stderr']:.4f}"
-            chance = f"{entry['chance'][metric]:.2f}" if metric in entry["chance"] else "-"
+            chance = f"{entry['chance'][metric]:.2f}" if metric in entry.get("chance", {}) else "-"
             table.add_row(name, metric, f"{found['value']:.4f}", error, f"{entry['n']:,}", chance, claims or "-")
             claims = ""
     console = Console(highlight=False)

@@ -71,16 +71,19 @@ def run_tasks(
             outputs = None
             entry |= {"status": "not run", "reason": reason}
         else:
-            engine, items = _engine(subject, data.requests, settings.rows)
+            engine, items = engine_of(subject, data.requests, rows=settings.rows)
             entry["fingerprint"] = _fingerprint(entry, engine)
             if results.of(task.name).get("fingerprint") == entry["fingerprint"]:
                 continue
-            found = _Unfinished(settings.out, task.name, entry["fingerprint"], state).run(engine)
-            outputs = _outputs(engine, items, found) if found is not None else None
+            batches = _Unfinished(settings.out, task.name, entry["fingerprint"], state).run(engine)
+            outputs = _outputs(engine, items, batches)
             entry["cut"] = len({number for number, own in enumerate(items) if engine.cut.intersection(own)})
         if state is None or state.is_main_process:
             if outputs is not None:
-                entry |= _judge(task, data, outputs, settings)
+                found, _ = judged_samples(task, data, outputs, settings.run_program)
+                samples = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in found["samples"]]
+                write_whole(settings.out / "samples" / f"{task.name}.jsonl", samples)
+                entry["metrics"] = found["metrics"]
             entry["seconds"] = round(time.monotonic() - began, 1)
             results.add(task.name, entry)
             for file in (settings.out / "samples").glob(f"{task.name}.partial-*"):
@@ -99,12 +102,13 @@ def _facts(subject: TextModel, task: Task, data: TaskData, settings: Settings) -
         "n": len(data.documents),
         "data": data.place,
         "boundary": subject.boundary,
+        "main": list(task.main),
         "chance": dict(task.chance),
         "claims": dict(task.claims),
     }
 
 
-def _engine(subject: TextModel, requests: list[Request], rows: int | None) -> tuple[Any, list[list[int]]]:
+def engine_of(subject: TextModel, requests: list[Request], **how: Any) -> tuple[Any, list[list[int]]]:
     """What answers the requests, and which of its items belong to each request."""
     items: list[list[int]] = []
     pairs: list[Any] = []
@@ -116,8 +120,8 @@ def _engine(subject: TextModel, requests: list[Request], rows: int | None) -> tu
             pairs.append(request if isinstance(request, Prompt) else subject.text(request.text))
         items.append(list(range(begin, len(pairs))))
     if isinstance(requests[0], Prompt):
-        return Writer(subject, pairs, rows=rows), items
-    return Scorer(subject, pairs, rows=rows), items
+        return Writer(subject, pairs, **how), items
+    return Scorer(subject, pairs, **how), items
 
 
 def _fingerprint(entry: dict[str, Any], engine: Any) -> str:
@@ -133,8 +137,8 @@ class _Unfinished:
         self._folder = out / "samples"
         self._rank, self._processes = (state.process_index, state.num_processes) if state else (0, 1)
 
-    def run(self, engine: Any) -> dict[int, list] | None:
-        """What came of every batch, on process 0."""
+    def run(self, engine: Any) -> dict[int, list]:
+        """What came of every batch."""
         done = self._shared(self._resumed() if self._rank == 0 else None)
         mine = [number for number in range(len(engine.batches)) if number % self._processes == self._rank]
         mine = [number for number in mine if number not in done]
@@ -196,24 +200,27 @@ def _outputs(engine: Any, items: list[list[int]], found: dict[int, list]) -> lis
     return [[values[item] for item in own] for own in items]
 
 
-def _judge(task: Task, data: TaskData, outputs: list[list[Any]], settings: Settings) -> dict[str, Any]:
+def judged_samples(
+    task: Task, data: TaskData, outputs: list[list[Any]], run_program: Any = None
+) -> tuple[dict[str, Any], dict[str, list]]:
+    """The metric's figures, with the samples; and each sample's scores by figure."""
     metric = load_metric(task.metric)
     judged, samples = [], []
     for number, (document, request, output) in enumerate(zip(data.documents, data.requests, outputs, strict=True)):
         said = _said(request, output)
-        columns = task.judged(document, said, *([settings.run_program] if task.runs_code else []))
+        columns = task.judged(document, said, *([run_program] if task.runs_code else []))
         judged.append(columns)
         more = {name: value for name, value in columns.items() if name != "predictions"}
         samples.append({"id": number, "prompt": request[0], "output": said, **more})
     columns = {name: [entry[name] for entry in judged] for name in metric.features}
     figures = metric.compute(**columns, per_sample=True)
-    for name, scores in figures.pop("per_sample").items():
-        for sample, score in zip(samples, scores, strict=True):
-            sample[name] = score
-    lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
-    write_whole(settings.out / "samples" / f"{task.name}.jsonl", lines)
+    scores = figures.pop("per_sample")
+    for name, values in scores.items():
+        for sample, value in zip(samples, values, strict=True):
+            sample[name] = value
     names = [name for name in figures if name != "n" and not name.endswith("_stderr")]
-    return {"metrics": {name: {"value": figures[name], "stderr": figures[f"{name}_stderr"]} for name in names}}
+    found = {name: {"value": figures[name], "stderr": figures[f"{name}_stderr"]} for name in names}
+    return {"metrics": found, "samples": samples}, scores
 
 
 def _said(request: Request, output: list[Any]) -> Any:

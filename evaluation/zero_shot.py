@@ -1,18 +1,21 @@
-"""Zero-shot tasks that a gate may watch: `holds: {NAME: 0.02}` in the gate of a recipe's stage.
+"""Zero-shot tasks that a gate may watch: `holds: {hellaswag: 0.02}` in the gate of a recipe's stage.
 
-A task gives each of its questions an error, 0 for a right answer and 1 for a wrong one, or anything between; the same
-questions in the same order each time, the same errors on every process. A room that has tasks enters them in TASKS.
-Not here: the tasks. None is entered yet.
+A task gives each of its questions an error, 0 for a right answer and 1 for a wrong one, or the bits per byte of its
+gold answer; the same questions in the same order each time, the same errors on every process. Accuracies of generated
+answers are too noisy to decide anything. Without a network a task takes its data from a file:
+`holds: {"hellaswag=validation.jsonl": 0.02}`. Not here: the verdict (training/gates.py).
 """
 
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from yxanul.bad_input import BadInput, unknown_name
+from yxanul.bad_input import unknown_name
+from yxanul.evaluation.task import TaskData, find_tasks, read_data
 
 
 class Task(Protocol):
@@ -28,12 +31,63 @@ class Task(Protocol):
     ) -> np.ndarray: ...
 
 
-TASKS: dict[str, Task] = {}
-
-
 def find_task(name: str) -> Task:
-    if not TASKS:
-        raise BadInput(f"zero-shot task {name}: this version brings none; leave holds out of the gate.")
-    if name not in TASKS:
-        raise unknown_name("zero-shot task", name, TASKS)
-    return TASKS[name]
+    """Reads the data, so that what is wrong with it is said before any work."""
+    task, _, file = name.partition("=")
+    if task not in TASKS:
+        raise unknown_name("zero-shot task", task, TASKS)
+    if task in WATCHED:
+        _data(task, file)
+        return partial(TASKS[task], file=file)
+    return TASKS[task]
+
+
+@cache
+def _data(name: str, file: str) -> TaskData:
+    from yxanul.evaluation.metrics import load_metric
+
+    (task,) = find_tasks([name])
+    load_metric(task.metric)  # whether `evaluate` is there
+    return read_data(task, file=file or None, shots_file=None, shots=0, limit=None)
+
+
+def errors_of(
+    name: str,
+    model: torch.nn.Module,
+    tokenizer: Any,
+    *,
+    device: torch.device,
+    rank: int,
+    processes: int,
+    reduce: Callable[[Tensor], Tensor],
+    file: str = "",
+) -> np.ndarray:
+    """Every process computes equally many batches, for the collectives of a sharded model."""
+    from yxanul.evaluation.runner import engine_of, judged_samples
+    from yxanul.evaluation.scoring import Score
+    from yxanul.evaluation.text_model import TextModel
+
+    (task,), data = find_tasks([name]), _data(name, file)
+    scorer, items = engine_of(TextModel(model, tokenizer, device), data.requests, prefixes=False)
+    home = torch.device("cpu") if device.type == "mps" else device  # Metal has no float64
+    sums = torch.zeros(items[-1][-1] + 1, dtype=torch.float64, device=home)
+    for turn in range(-(-len(scorer.batches) // processes)):
+        number = turn * processes + rank
+        found = scorer.run(scorer.batches[number if number < len(scorer.batches) else 0])
+        if number < len(scorer.batches):
+            for item, score in found:
+                sums[item] += score.nats
+    nats = reduce(sums).tolist()
+    outputs = [[Score(nats[item], False) for item in own] for own in items]
+    _, scores = judged_samples(task, data, outputs)
+    values = np.array(scores[WATCHED[name]])
+    return 1 - values if WATCHED[name].startswith("acc") else values
+
+
+WATCHED = {  # by the metric's figure
+    "hellaswag": "acc_norm",
+    "triviaqa_bits": "bits_per_byte",
+    "gsm8k_bits": "bits_per_byte",
+    "humaneval_bits": "bits_per_byte",
+}
+TASKS: dict[str, Any] = {name: partial(errors_of, name) for name in WATCHED}

@@ -1,0 +1,141 @@
+"""A model of lm-eval, named `yxanul`, with this package's scoring and batching: for every task that lm-eval has.
+
+    yxanul evaluate gpt2 --harness --tasks arc_easy,piqa
+    python -m yxanul.evaluation.harness --model yxanul --model_args pretrained=gpt2 --tasks arc_easy    # lm_eval's own
+
+The second is the `lm_eval` command itself, which knows no other way to meet a model: importing this file registers it.
+Under `accelerate launch` each process scores its share of the batches and all know the results, so few-shot examples
+are those of one process. Not here: sampling; tasks that run code, for lm-eval has no sandbox.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from yxanul.bad_input import BadInput, unknown_name
+from yxanul.data.progress import say
+from yxanul.data.whole_files import write_whole
+from yxanul.evaluation.generation import Prompt, Writer
+from yxanul.evaluation.scoring import Scorer, total
+from yxanul.evaluation.text_model import TextModel, load
+
+try:
+    import lm_eval
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import register_model
+    from lm_eval.models.utils import normalize_gen_kwargs
+except ImportError:
+    raise BadInput('--harness needs the package lm-eval: pip install "yxanul[evaluate]".') from None
+
+
+@register_model("yxanul")
+class YxanulLM(LM):
+    def __init__(
+        self,
+        pretrained: str | TextModel,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        """`batch_size`: rows, or "auto"; `max_batch_size` is lm-eval's for its own search, and not needed."""
+        super().__init__()
+        self._state = PartialState()
+        device = device or str(self._state.device)
+        if isinstance(pretrained, str):
+            pretrained = load(pretrained, revision=revision, trust_remote_code=trust_remote_code, device=device)
+        self.subject, self.tokenizer = pretrained, pretrained.tokenizer
+        self._rows = int(batch_size) if str(batch_size).isdigit() else None
+
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        return [tuple(score) for score in self._scores([self.subject.pair(*request.args) for request in requests])]
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        return [score.nats for score in self._scores([self.subject.text(*request.args) for request in requests])]
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        prompts = []
+        for text, options in (request.args for request in requests):
+            wanted = normalize_gen_kwargs(options)
+            until, tokens = wanted.pop("until"), wanted.pop("max_gen_toks")
+            if wanted.pop("do_sample") or {name for name in wanted if name != "temperature"}:
+                raise BadInput(f"this model generates greedily, and the task wants {options}: use lm_eval --model hf.")
+            prompts.append(Prompt(text, tuple(until), tokens))
+        return list(dict(sorted(self._run(Writer(self.subject, prompts, rows=self._rows)))).values())
+
+    def _scores(self, pairs: list[Any]) -> Any:
+        return total(len(pairs), self._run(Scorer(self.subject, pairs, rows=self._rows)))
+
+    def _run(self, engine: Any) -> list[Any]:
+        rank, processes = self._state.process_index, self._state.num_processes
+        mine = [found for batch in engine.batches[rank::processes] for found in engine.run(batch)]
+        return gather_object(mine) if processes > 1 else mine
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        ends = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
+        return self.tokenizer.apply_chat_template(chat_history, tokenize=False, **ends)
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        return (self.tokenizer.chat_template or "") if chat_template else ""
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.tokenizer.name_or_path.replace("/", "__")
+
+    def get_model_info(self) -> dict[str, Any]:
+        return {"model_revision": self.subject.revision, "boundary": self.subject.boundary}
+
+
+def run_harness(lm: YxanulLM, names: list[str], out: Path, shots: int | None, limit: int | None) -> dict[str, Any]:
+    """Entries of results.json by task, empty but on process 0; samples go to OUT/samples."""
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager()
+    for name in names:
+        if name not in manager.all_tasks:
+            raise unknown_name("task of lm-eval", name, manager.all_tasks)
+    try:
+        found = lm_eval.simple_evaluate(lm, tasks=names, task_manager=manager, num_fewshot=shots, limit=limit)
+    except OSError as error:  # a data set that is not there, or no network
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise BadInput(f"lm-eval cannot read the data of {', '.join(names)}: {reason}.") from None
+    except ValueError as error:
+        if "unsafe" not in str(error):
+            raise
+        raise BadInput(f"{', '.join(names)}: lm-eval runs code without a sandbox, so it is not run here.") from None
+    if found is None:
+        return {}
+    (out / "samples").mkdir(parents=True, exist_ok=True)
+    entries = {}
+    for name, figures in found["results"].items():
+        samples = found["samples"].get(name, [])
+        lines = [json.dumps(sample, ensure_ascii=False, default=str) + "\n" for sample in samples]
+        write_whole(out / "samples" / f"{name}.jsonl", lines)
+        keys = [key for key in figures if "," in key and "_stderr," not in key]
+        errors = {key: figures.get(key.replace(",", "_stderr,")) for key in keys}
+        entries[name] = {
+            "task": name,
+            "version": found["versions"].get(name),
+            "status": "done",
+            "shots": found["n-shot"].get(name),
+            "n": len({sample["doc_id"] for sample in samples}),
+            "boundary": lm.subject.boundary,
+            "main": keys,
+            "metrics": {
+                key: {"value": figures[key], "stderr": error if isinstance(error, float) else None}
+                for key, error in errors.items()
+            },
+        }
+    return entries
+
+
+if __name__ == "__main__":
+    from lm_eval.__main__ import cli_evaluate
+
+    say("lm_eval, with the model `yxanul`")
+    cli_evaluate()

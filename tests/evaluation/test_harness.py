@@ -1,0 +1,72 @@
+"""lm-eval's own tasks through our model equal lm-eval's own `hf` model, sample by sample."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+TASKS = {"arc_easy": "arc", "piqa": "piqa", "lambada_openai": "lambada", "gsm8k": "gsm8k"}
+
+
+@pytest.fixture
+def offline(monkeypatch, public_rows):
+    """The public columns of three more data sets, filled here; lm-eval finds nothing else."""
+    import datasets
+    import lm_eval
+    from lm_eval import tasks
+
+    texts = [row["ctx_a"] for row in public_rows["Rowan/hellaswag"]["validation"]]
+    arc = [
+        {"id": str(n), "question": f"{text} Why?", "answerKey": "ABCD"[n % 4]}
+        | {"choices": {"text": [f"for {n}", "for the cat", "snow", "it is"], "label": list("ABCD")}}
+        for n, text in enumerate(texts)
+    ]
+    piqa = [{"goal": text, "sol1": "use ice.", "sol2": f"wait for {n} cats.", "label": n % 2} for n, text in enumerate(texts)]
+    found = {
+        "allenai/ai2_arc": {"train": arc, "validation": arc, "test": arc},
+        "baber/piqa": {"train": piqa, "validation": piqa, "test": piqa},
+        "EleutherAI/lambada_openai": {"test": [{"text": f"{text} the man waits for the cat"} for text in texts]},
+        "openai/gsm8k": public_rows["openai/gsm8k"],
+    }
+
+    def load_dataset(path, name=None, **options):
+        return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in found[path].items()})
+
+    folder = Path(lm_eval.__file__).parent / "tasks"
+    real = tasks.TaskManager
+    manager = lambda: real(include_path=[str(folder / name) for name in TASKS.values()], include_defaults=False)  # noqa: E731
+    monkeypatch.setattr(tasks, "TaskManager", manager)  # indexing all of lm-eval's takes 20 s
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return manager
+
+
+@pytest.mark.parametrize("kind", ["learnt", "llama"])
+def test_tasks_of_lm_eval_score_as_with_its_own_model(kind, checkpoint, offline, tmp_path):
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from yxanul.__main__ import main
+
+    folder = checkpoint(kind, "bpe", 512)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    hf = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2)
+    names = [name for name in TASKS if kind == "learnt" or name != "gsm8k"]
+    theirs = lm_eval.simple_evaluate(hf, tasks=names, task_manager=offline(), bootstrap_iters=0)
+    assert main(["evaluate", str(folder), "--harness", "--tasks", ",".join(names), "--out", str(tmp_path)]) == 0
+    ours = json.loads((tmp_path / "results.json").read_text())["tasks"]
+    for name in names:
+        for key, value in theirs["results"][name].items():
+            if "," in key and "_stderr" not in key:
+                assert ours[name]["metrics"][key]["value"] == pytest.approx(value, rel=1e-5), (name, key)
+        lines = (tmp_path / "samples" / f"{name}.jsonl").read_text().splitlines()
+        own = {(sample["doc_id"], sample["filter"]): sample for sample in map(json.loads, lines)}
+        assert len(own) == len(theirs["samples"][name])
+        for sample in theirs["samples"][name]:
+            mine = own[sample["doc_id"], sample["filter"]]
+            assert [list(map(str, a)) for a in mine["arguments"]] == [list(map(str, a)) for a in sample["arguments"]]
+            for one, other in zip(mine["resps"], sample["resps"], strict=True):
+                if isinstance(other[0], str):
+                    assert one == other
+                else:
+                    assert one[0][0] == pytest.approx(other[0][0], abs=2e-4) and one[0][1] == other[0][1]
