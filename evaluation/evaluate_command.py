@@ -12,8 +12,8 @@ Prompts, stops, few-shot choice and versions are those of lm-eval 0.4.13; docs/e
 
 import argparse
 import fnmatch
+import json
 import shlex
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,59 +28,45 @@ PROTOCOL = "lm-eval 0.4.13"
 def main(arguments: list[str]) -> int:
     options = _parsed(arguments)
     out = options.out or Path("results") / Path(options.model).name
+    names = options.tasks.split(",")
+    model = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
     if options.harness:
-        return _harness(options, out, arguments)
-    from yxanul.evaluation.task import all_tasks, find_tasks, read_data
+        if options.data or options.allow_code_execution:
+            raise BadInput("--harness takes neither --data nor --allow-code-execution: its tasks are lm-eval's own.")
+        from yxanul.evaluation.harness import YxanulLM, run_harness
 
-    names = [name for word in options.tasks.split(",") for name in (fnmatch.filter(all_tasks(), word) or [word])]
-    tasks = find_tasks(names)
-    files = _files(options.data, [task.name for task in tasks])
-    run_program = _sandbox(options, [task.name for task in tasks if task.runs_code])
+        lm = YxanulLM(options.model, batch_size=options.batch_size, **model)
+        results = begun(out, lm.subject, arguments)
+        names = run_harness(lm, names, out, results, shots=options.shots, limit=options.limit)
+    else:
+        from yxanul.evaluation.task import all_tasks, find_tasks, read_data
+
+        tasks = find_tasks([name for word in names for name in fnmatch.filter(all_tasks(), word) or [word]])
+        names = [task.name for task in tasks]
+        files = _files(options.data, names)
+        sandbox = _sandbox(options, [task.name for task in tasks if task.runs_code])
+
+        from yxanul.evaluation.metrics import load_metric
+        from yxanul.evaluation.runner import run_tasks
+        from yxanul.evaluation.text_model import load
+
+        ready = []
+        for task in tasks:
+            load_metric(task.metric)  # whether `evaluate` is there
+            place = {"file": files.get(task.name), "shots_file": files.get(f"{task.name}.shots")}
+            ready.append((task, read_data(task, shots=options.shots, limit=options.limit, **place)))
+        subject = load(options.model, **model)
+        results = begun(out, subject, arguments)
+        run_tasks(subject, ready, out, results, rows=options.batch_size, **sandbox)
 
     from accelerate import PartialState
 
-    from yxanul.evaluation.metrics import load_metric
-    from yxanul.evaluation.runner import Results, Settings, run_tasks
-    from yxanul.evaluation.text_model import load
-
-    settings = Settings(out, options.shots, options.batch_size, None if isinstance(run_program, str) else run_program)
-    ready = []
-    for task in tasks:
-        load_metric(task.metric)  # whether `evaluate` is there
-        place = {"file": files.get(task.name), "shots_file": files.get(f"{task.name}.shots")}
-        ready.append((task, read_data(task, shots=settings.shots_of(task), limit=options.limit, **place)))
     state = PartialState()
-    subject = load(
-        options.model, revision=options.revision, trust_remote_code=options.trust_remote_code, device=state.device
-    )
-    results = Results(out, facts(subject, options.model, arguments))
-    if isinstance(run_program, str):
-        for task in [task for task, _ in ready if task.runs_code]:
-            results.add(task.name, {"task": task.name, "status": "not run", "reason": run_program})
-        ready = [(task, data) for task, data in ready if not task.runs_code]
-    run_tasks(subject, ready, settings, results, state if state.num_processes > 1 else None)
     if state.is_main_process:
-        show(results.content, [task.name for task in tasks])
+        show(results, names)
         say(f"{out}: results.json, and samples/ with every prompt and output.")
     if state.num_processes > 1:
         state.destroy_process_group()
-    return 0
-
-
-def _harness(options: argparse.Namespace, out: Path, arguments: list[str]) -> int:
-    if options.data or options.allow_code_execution:
-        raise BadInput("--harness takes neither --data nor --allow-code-execution: its tasks are lm-eval's own.")
-    from yxanul.evaluation.harness import YxanulLM, run_harness
-    from yxanul.evaluation.runner import Results
-
-    how = {"trust_remote_code": options.trust_remote_code, "batch_size": options.batch_size}
-    lm = YxanulLM(options.model, revision=options.revision, **how)
-    results = Results(out, facts(lm.subject, options.model, arguments))
-    entries = run_harness(lm, options.tasks.split(","), out, options.shots, options.limit)
-    for name, entry in entries.items():
-        results.add(name, entry)
-    if entries:
-        show(results.content, list(entries))
     return 0
 
 
@@ -126,10 +112,10 @@ def _files(given: list[str], tasks: list[str]) -> dict[str, str]:
     return files
 
 
-def _sandbox(options: argparse.Namespace, tasks: list[str]) -> Any:
+def _sandbox(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
     """What runs a program; or why nothing does, in a sentence."""
     if not tasks:
-        return None
+        return {}
     if not options.allow_code_execution:
         raise BadInput(f"{' and '.join(tasks)} run programs that the model wrote: add --allow-code-execution.")
     from yxanul.evaluation import sandbox
@@ -138,19 +124,25 @@ def _sandbox(options: argparse.Namespace, tasks: list[str]) -> Any:
     try:
         say(f"Generated programs run in the sandbox: {sandbox.level(**place)}.")
     except sandbox.SandboxUnavailable as error:
-        say(str(error))
-        return str(error)
-    return partial(sandbox.run_program, timeout=3.0, **place)  # seconds, as code_eval's
+        return {"refused": str(error)}
+    return {"run_program": partial(sandbox.run_program, timeout=3.0, **place)}  # seconds, as code_eval's
 
 
-def facts(subject: Any, model: str, arguments: list[str]) -> dict[str, Any]:
+def begun(out: Path, subject: Any, arguments: list[str]) -> dict[str, Any]:
+    """What results.json holds before the first task is done; those of an earlier command with the same model stay."""
     import torch
     import transformers
 
     from yxanul import __version__
 
+    file, before = out / "results.json", {}
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if before["revision"] != subject.revision:
+            raise BadInput(f"{file} is of {before['revision']}, not of {subject.revision}: give another --out.")
+    versions = {"yxanul": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     return {
-        "model": model,
+        "model": subject.model.name_or_path,
         "revision": subject.revision,
         "parameters": subject.model.num_parameters(),
         "dtype": str(subject.model.dtype),
@@ -158,16 +150,12 @@ def facts(subject: Any, model: str, arguments: list[str]) -> dict[str, Any]:
         "longest": subject.longest,
         "protocol": PROTOCOL,
         "command": f"yxanul evaluate {shlex.join(arguments)}",
-        "versions": {
-            "yxanul": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": sys.version.split()[0],
-        },
+        "versions": versions,
+        "tasks": before.get("tasks", {}),
     }
 
 
-def show(content: dict[str, Any], names: list[str]) -> None:
+def show(results: dict[str, Any], names: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -175,7 +163,7 @@ def show(content: dict[str, Any], names: list[str]) -> None:
     for column in ("value", "standard error", "n", "chance", "claimed"):
         table.add_column(column, justify="right")
     for name in names:
-        entry = content["tasks"][name]
+        entry = results["tasks"][name]
         if entry["status"] != "done":
             table.add_row(name, "not run", "", "", "", "", "")
             continue
@@ -189,7 +177,7 @@ def show(content: dict[str, Any], names: list[str]) -> None:
     console = Console(highlight=False)
     Console(highlight=False, width=max(console.width, 120)).print(table)
     for name in names:
-        entry = content["tasks"][name]
+        entry = results["tasks"][name]
         if entry["status"] != "done":
             say(f"{name} was not run: {entry['reason']}.")
         elif entry["boundary"] == "apart":

@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 
 from yxanul.bad_input import BadInput, unknown_name
 from yxanul.data.progress import say
-from yxanul.data.whole_files import write_whole
+from yxanul.data.whole_files import write_json, write_whole
 from yxanul.evaluation.generation import Prompt, Writer
 from yxanul.evaluation.scoring import Scorer, total
 from yxanul.evaluation.text_model import TextModel, load
@@ -43,12 +43,11 @@ class YxanulLM(LM):
         max_batch_size: int | None = None,
         device: str | None = None,
     ) -> None:
-        """`batch_size`: rows, or "auto"; `max_batch_size` is lm-eval's for its own search, and not needed."""
+        """`batch_size`: rows, or "auto"; the last two come from lm-eval's command line, and accelerate decides."""
         super().__init__()
         self._state = PartialState()
-        device = device or str(self._state.device)
         if isinstance(pretrained, str):
-            pretrained = load(pretrained, revision=revision, trust_remote_code=trust_remote_code, device=device)
+            pretrained = load(pretrained, revision=revision, trust_remote_code=trust_remote_code)
         self.subject, self.tokenizer = pretrained, pretrained.tokenizer
         self._rows = int(batch_size) if str(batch_size).isdigit() else None
 
@@ -76,23 +75,14 @@ class YxanulLM(LM):
         mine = [found for batch in engine.batches[rank::processes] for found in engine.run(batch)]
         return gather_object(mine) if processes > 1 else mine
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        ends = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
-        return self.tokenizer.apply_chat_template(chat_history, tokenize=False, **ends)
-
-    def chat_template(self, chat_template: bool | str = False) -> str:
-        return (self.tokenizer.chat_template or "") if chat_template else ""
-
-    @property
-    def tokenizer_name(self) -> str:
-        return self.tokenizer.name_or_path.replace("/", "__")
-
     def get_model_info(self) -> dict[str, Any]:
         return {"model_revision": self.subject.revision, "boundary": self.subject.boundary}
 
 
-def run_harness(lm: YxanulLM, names: list[str], out: Path, shots: int | None, limit: int | None) -> dict[str, Any]:
-    """Entries of results.json by task, empty but on process 0; samples go to OUT/samples."""
+def run_harness(
+    lm: YxanulLM, names: list[str], out: Path, results: dict[str, Any], *, shots: int | None, limit: int | None
+) -> list[str]:
+    """Adds to `results`, and writes it, on process 0; what was added."""
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager()
@@ -108,30 +98,24 @@ def run_harness(lm: YxanulLM, names: list[str], out: Path, shots: int | None, li
         if "unsafe" not in str(error):
             raise
         raise BadInput(f"{', '.join(names)}: lm-eval runs code without a sandbox, so it is not run here.") from None
-    if found is None:
-        return {}
     (out / "samples").mkdir(parents=True, exist_ok=True)
-    entries = {}
-    for name, figures in found["results"].items():
+    for name, figures in found["results"].items() if found else ():
         samples = found["samples"].get(name, [])
         lines = [json.dumps(sample, ensure_ascii=False, default=str) + "\n" for sample in samples]
         write_whole(out / "samples" / f"{name}.jsonl", lines)
         keys = [key for key in figures if "," in key and "_stderr," not in key]
         errors = {key: figures.get(key.replace(",", "_stderr,")) for key in keys}
-        entries[name] = {
-            "task": name,
-            "version": found["versions"].get(name),
-            "status": "done",
-            "shots": found["n-shot"].get(name),
-            "n": len({sample["doc_id"] for sample in samples}),
+        results["tasks"][name] = {
+            **{"task": name, "version": found["versions"].get(name), "status": "done", "main": keys},
+            **{"shots": found["n-shot"].get(name), "n": len({sample["doc_id"] for sample in samples})},
             "boundary": lm.subject.boundary,
-            "main": keys,
             "metrics": {
                 key: {"value": figures[key], "stderr": error if isinstance(error, float) else None}
                 for key, error in errors.items()
             },
         }
-    return entries
+        write_json(out / "results.json", results)
+    return list(found["results"]) if found else []
 
 
 if __name__ == "__main__":

@@ -24,10 +24,12 @@ from torch import Tensor
 from yxanul.evaluation.text_model import TextModel, evaluating
 
 IGNORED = -100
-TOKENS_IN_BATCH = {"cpu": 512}  # a CPU is busy with one row; more only pads
+TOKENS_IN_BATCH = {"cpu": 256}  # a CPU is busy with one row; more only pads
 TOKENS_IN_BATCH_ELSEWHERE = 32_768
 LOGIT_BYTES = {"cpu": 128 * 2**20}
 LOGIT_BYTES_ELSEWHERE = 4 * 2**30
+CHUNK_BYTES = {"cpu": 4 * 2**20}
+CHUNK_BYTES_ELSEWHERE = 512 * 2**20
 SHARED_PREFIX = 48  # tokens that contexts must have in common to go through a cache,
 FEWEST_SHARING = 4  # and how many of them
 
@@ -89,7 +91,9 @@ class Scorer:
         self.cut: set[int] = set()  # pairs that lost the beginning of their context
         self._too_large: int | None = None  # tokens of a batch that met the end of the memory
         self._cache: tuple[Ids, Any] = (), None
-        self._shares = shares_rows(subject)
+        if subject.shares_rows is None:
+            subject.shares_rows = shares_rows(subject)
+        self._shares = subject.shares_rows
         self.batches = list(self._cut_batches(self._rows(pairs), rows, prefixes and self._shares))
 
     def _rows(self, pairs: Sequence[Pair]) -> list[Row]:
@@ -246,19 +250,29 @@ def _token_scores(subject: TextModel, inputs: dict[str, Any], targets: Tensor) -
     if subject.is_ours and 4 * len(wanted) * model.config.vocab_size > most:  # a long text: chunk by chunk
         found = model(**inputs, shift_labels=targets, return_logits=False, return_correct=True)
         return -found.token_losses[scored].cpu(), found.token_correct[scored].cpu()
-    columns = torch.arange(targets.shape[1], device=targets.device)
     if subject.is_ours:
-        logits = model(**inputs, logits_to_keep=scored).logits
+        logits, kept = model(**inputs, logits_to_keep=scored).logits, scored[scored]
+    elif "logits_to_keep" in inspect.signature(model.forward).parameters:
+        columns = scored.any(0).nonzero()[:, 0]
+        logits, kept = model(**inputs, logits_to_keep=columns).logits, scored[:, columns]
     else:
-        keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
-        columns = scored.any(0).nonzero()[:, 0] if keeps else columns
-        kept = {"logits_to_keep": columns} if keeps else {}
-        logits = model(**inputs, **kept).logits[scored[:, columns]]
+        logits, kept = model(**inputs).logits, scored
+    return _log_probabilities(logits.flatten(0, -2)[... if kept.all() else kept.flatten()], wanted)
+
+
+def _log_probabilities(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """A few rows at a time, for they are read more than once: from the processor's cache, and in fp32."""
     nats, correct = [], []
-    for z, target in zip(logits.split(64), wanted.split(64), strict=True):  # fp32 of a few rows, not of all
-        z = z.float()
-        nats.append(z.gather(1, target[:, None])[:, 0] - z.logsumexp(1))
-        correct.append(z.argmax(1) == target)
+    rows = max(1, CHUNK_BYTES.get(logits.device.type, CHUNK_BYTES_ELSEWHERE) // (4 * logits.shape[1]))
+    for some, wanted in zip(logits.split(rows), targets.split(rows), strict=True):
+        some = some.float()
+        found = some.gather(1, wanted[:, None])[:, 0]
+        nats.append(found - some.logsumexp(1))
+        largest = found == some.amax(1)
+        largest[largest.clone()] &= (
+            some[largest].argmax(1) == wanted[largest]
+        )  # of equal ones the first; argmax is slow
+        correct.append(largest)
     return torch.cat(nats).cpu(), torch.cat(correct).cpu()
 
 

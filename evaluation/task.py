@@ -71,6 +71,28 @@ class Task:
     runs_code: bool = False
 
 
+def gold_answer(
+    name: str,
+    columns: tuple[str, ...],
+    question: Callable[[Document], str],
+    answer: Callable[[Document], str],
+    **more: Any,
+) -> Task:
+    """Bits per byte of the right answer behind its question."""
+
+    def request(document: Document) -> Choices:
+        text = question(document)
+        bare = text.rstrip()  # as lm-eval, which scores the whitespace between both
+        return Choices(bare, (text[len(bare) :] + answer(document),))
+
+    def judged(document: Document, nats: list[float]) -> dict[str, Any]:
+        text = request(document).continuations[0]
+        return {"predictions": nats[0], "references": len(text.encode()), "words": len(text.split())}
+
+    main = ("bits_per_byte",)
+    return Task(name, 1.0, columns, request, judged, metric="bits_per_byte", main=main, **more)
+
+
 def all_tasks() -> dict[str, Task]:
     from yxanul.evaluation import tasks
 
@@ -91,10 +113,19 @@ class TaskData(NamedTuple):
     documents: list[Document]
     requests: list[Request]
     place: str  # where they are from, with the revision
+    shots: int
 
 
-def read_data(task: Task, *, file: str | None, shots_file: str | None, shots: int, limit: int | None) -> TaskData:
+def read_data(
+    task: Task,
+    *,
+    file: str | None = None,
+    shots_file: str | None = None,
+    shots: int | None = None,
+    limit: int | None = None,
+) -> TaskData:
     """Everything that can be wrong with the documents is found here."""
+    shots = task.shots if shots is None or task.example is None else shots
     if task.source is None:
         assert task.documents is not None
         documents, place = task.documents(), "built in"
@@ -121,7 +152,7 @@ def read_data(task: Task, *, file: str | None, shots_file: str | None, shots: in
         except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
             raise BadInput(f"{task.name}: document {number} of {place} is not as it should be: {error!r}.") from None
         requests.append(request)
-    return TaskData(documents, requests, place)
+    return TaskData(documents, requests, place, shots)
 
 
 def _shots(draw: Random, pool: Sequence[Document], count: int, document: Document, task: Task) -> list[Document]:

@@ -36,6 +36,7 @@ class TextModel:
         self.end_id: int = tokenizer.eos_token_id
         self.prefix_id: int = self.end_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         self._prefix = tokenizer.decode(self.prefix_id)
+        self.shares_rows: bool | None = None  # scoring.py finds out
         self.is_ours = model.config.model_type == "yxanul"
 
     @cached_property
@@ -91,7 +92,9 @@ def evaluating(model: Any) -> Iterator[None]:
             module.training = True
 
 
-def load(name: str, *, revision: str | None = None, trust_remote_code: bool = False, device: Any = None) -> TextModel:
+def load(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> TextModel:
+    """On this process's device."""
+    from accelerate import PartialState
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     import yxanul
@@ -104,7 +107,7 @@ def load(name: str, *, revision: str | None = None, trust_remote_code: bool = Fa
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise BadInput(f"{name} cannot be loaded as a causal model with its tokenizer: {reason}.") from None
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = PartialState().device
     found = getattr(model.config, "_commit_hash", None) or _weights_hash(Path(name))
     return TextModel(model.to(device), tokenizer, device, found)
 

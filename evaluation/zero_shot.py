@@ -48,7 +48,7 @@ def _data(name: str, file: str) -> TaskData:
 
     (task,) = find_tasks([name])
     load_metric(task.metric)  # whether `evaluate` is there
-    return read_data(task, file=file or None, shots_file=None, shots=0, limit=None)
+    return read_data(task, file=file or None, shots=0)
 
 
 def errors_of(
@@ -63,8 +63,7 @@ def errors_of(
     file: str = "",
 ) -> np.ndarray:
     """Every process computes equally many batches, for the collectives of a sharded model."""
-    from yxanul.evaluation.runner import engine_of, judged_samples
-    from yxanul.evaluation.scoring import Score
+    from yxanul.evaluation.runner import engine_of, judge
     from yxanul.evaluation.text_model import TextModel
 
     (task,), data = find_tasks([name]), _data(name, file)
@@ -78,9 +77,8 @@ def errors_of(
             for item, score in found:
                 sums[item] += score.nats
     nats = reduce(sums).tolist()
-    outputs = [[Score(nats[item], False) for item in own] for own in items]
-    _, scores = judged_samples(task, data, outputs)
-    values = np.array(scores[WATCHED[name]])
+    _, samples = judge(task, data, [[nats[item] for item in own] for own in items])
+    values = np.array([sample[WATCHED[name]] for sample in samples])
     return 1 - values if WATCHED[name].startswith("acc") else values
 
 

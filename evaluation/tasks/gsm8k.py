@@ -2,7 +2,7 @@
 gsm8k, version 3; five solved examples of the training split stand before each question of the first."""
 
 from yxanul.evaluation.generation import Prompt
-from yxanul.evaluation.task import Choices, Document, Source, Task
+from yxanul.evaluation.task import Document, Source, Task, gold_answer
 
 SOURCE = Source("openai/gsm8k", "main", "test", "train")
 STOPS = "Question:", "</s>", "<|im_end|>"
@@ -30,19 +30,12 @@ TASKS = (
         main=("strict_match", "flexible_extract"),
         claims={"yxanul-177m": "10-15 %", "yxanul-0.6b": "20 %"},
     ),
-    Task(
-        name="gsm8k_bits",
-        version=1.0,
+    gold_answer(
+        "gsm8k_bits",
+        ("question", "answer"),
+        question,
+        lambda document: f" {document['answer']}",
         source=SOURCE,
-        columns=("question", "answer"),
-        request=lambda document: Choices(question(document), (f" {document['answer']}",)),
-        judged=lambda document, scores: {
-            "predictions": scores[0],
-            "references": len(document["answer"].encode()),
-            "words": len(document["answer"].split()),
-        },
         example=example,
-        metric="bits_per_byte",
-        main=("bits_per_byte",),
     ),
 )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from yxanul.evaluation.generation import Prompt
-from yxanul.evaluation.task import Choices, Document, Source, Task
+from yxanul.evaluation.task import Document, Source, Task, gold_answer
 
 STOPS = "\nclass", "\ndef", "\n#", "\nif", "\nprint"
 
@@ -41,18 +41,11 @@ TASKS = (
         request=lambda document: Prompt(document["prompt"].rstrip(), (*STOPS, "\n@", "\n```"), 1024),
         judged=lambda document, text, run: verdict(document, document["prompt"].rstrip(), text, run),
     ),
-    Task(
-        name="humaneval_bits",
-        version=1.0,
+    gold_answer(
+        "humaneval_bits",
+        ("prompt", "canonical_solution"),
+        lambda document: document["prompt"],
+        lambda document: document["canonical_solution"],
         source=RAW.source,
-        columns=("prompt", "canonical_solution"),
-        request=lambda document: Choices(document["prompt"], (document["canonical_solution"],)),
-        judged=lambda document, scores: {
-            "predictions": scores[0],
-            "references": len(document["canonical_solution"].encode()),
-            "words": len(document["canonical_solution"].split()),
-        },
-        metric="bits_per_byte",
-        main=("bits_per_byte",),
     ),
 )

@@ -1,7 +1,7 @@
 """TriviaQA without context: short answers by exact match, bits per byte of gold answers. As lm-eval's version 3."""
 
 from yxanul.evaluation.generation import Prompt
-from yxanul.evaluation.task import Choices, Document, Source, Task
+from yxanul.evaluation.task import Document, Source, Task, gold_answer
 
 SOURCE = Source("mandarjoshi/trivia_qa", "rc.nocontext", "validation", "train")
 
@@ -12,10 +12,6 @@ def question(document: Document) -> str:
 
 def example(document: Document) -> str:
     return f"{question(document)} {document['answer']['aliases'][0]}"
-
-
-def gold(document: Document) -> str:
-    return document["answer"]["value"]
 
 
 TASKS = (
@@ -32,20 +28,13 @@ TASKS = (
         main=("exact_match",),
         claims={"yxanul-177m": "20-25 %", "yxanul-0.6b": "30 %"},
     ),
-    Task(
-        name="triviaqa_bits",
-        version=1.0,
+    gold_answer(
+        "triviaqa_bits",
+        ("question", "answer"),
+        question,
+        lambda document: f" {document['answer']['value']}",
         source=SOURCE,
-        columns=("question", "answer"),
-        request=lambda document: Choices(question(document), (f" {gold(document)}",)),
-        judged=lambda document, scores: {
-            "predictions": scores[0],
-            "references": len(gold(document).encode()),
-            "words": len(gold(document).split()),
-        },
         example=example,
         shots_differ=True,
-        metric="bits_per_byte",
-        main=("bits_per_byte",),
     ),
 )

@@ -21,7 +21,10 @@ def offline(monkeypatch, public_rows):
         | {"choices": {"text": [f"for {n}", "for the cat", "snow", "it is"], "label": list("ABCD")}}
         for n, text in enumerate(texts)
     ]
-    piqa = [{"goal": text, "sol1": "use ice.", "sol2": f"wait for {n} cats.", "label": n % 2} for n, text in enumerate(texts)]
+    piqa = [
+        {"goal": text, "sol1": "use ice.", "sol2": f"wait for {n} cats.", "label": n % 2}
+        for n, text in enumerate(texts)
+    ]
     found = {
         "allenai/ai2_arc": {"train": arc, "validation": arc, "test": arc},
         "baber/piqa": {"train": piqa, "validation": piqa, "test": piqa},

@@ -13,14 +13,6 @@ import datasets
 import evaluate
 import numpy as np
 
-DESCRIPTION = "Bits per byte, byte perplexity and word perplexity of texts."
-INPUTS = """
-predictions: summed log-likelihood (nats) of each text
-references: its length in UTF-8 bytes
-words: its length in words
-per_sample: also return every text's bits per byte
-"""
-
 
 def ratio(sums, sizes):
     """Mean per unit, and its standard error."""
@@ -38,9 +30,7 @@ class BitsPerByte(evaluate.Metric):
             "references": datasets.Value("int64"),
             "words": datasets.Value("int64"),
         }
-        return evaluate.MetricInfo(
-            description=DESCRIPTION, citation="", inputs_description=INPUTS, features=datasets.Features(features)
-        )
+        return evaluate.MetricInfo(description=__doc__, citation="", features=datasets.Features(features))
 
     def _compute(self, predictions, references, words, per_sample=False):
         nats, sizes, words = -np.array(predictions, float), np.array(references, float), np.array(words, float)

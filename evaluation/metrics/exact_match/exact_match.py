@@ -14,12 +14,6 @@ import datasets
 import evaluate
 import numpy as np
 
-DESCRIPTION = "Share of answers that equal one of their references after normalisation: lm-eval's, and TriviaQA's own."
-INPUTS = """
-predictions: the generated answers
-references: for each a list of accepted answers
-per_sample: also return every answer's scores
-"""
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 SPACES_FOR_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "\u2018\u2019\u00b4`", " "))
 
@@ -35,13 +29,8 @@ def official(text):
 
 class ExactMatch(evaluate.Metric):
     def _info(self):
-        features = {
-            "predictions": datasets.Value("string"),
-            "references": datasets.Sequence(datasets.Value("string")),
-        }
-        return evaluate.MetricInfo(
-            description=DESCRIPTION, citation="", inputs_description=INPUTS, features=datasets.Features(features)
-        )
+        features = {"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))}
+        return evaluate.MetricInfo(description=__doc__, citation="", features=datasets.Features(features))
 
     def _compute(self, predictions, references, per_sample=False):
         if not predictions:
@@ -50,8 +39,8 @@ class ExactMatch(evaluate.Metric):
         for name, normal in {"exact_match": plain, "exact_match_official": official}.items():
             pairs = zip(predictions, references, strict=True)
             scores[name] = [float(normal(said) in map(normal, accepted)) for said, accepted in pairs]
-        result = {"n": len(predictions)}
+        result = {"n": len(predictions), "per_sample": scores} if per_sample else {"n": len(predictions)}
         for name, values in scores.items():
             result[name] = float(np.mean(values))
             result[f"{name}_stderr"] = float(np.std(values, ddof=1) / len(values) ** 0.5) if values[1:] else None
-        return result | ({"per_sample": scores} if per_sample else {})
+        return result

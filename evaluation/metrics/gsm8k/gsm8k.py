@@ -12,12 +12,6 @@ import datasets
 import evaluate
 import numpy as np
 
-DESCRIPTION = "Share of GSM8K solutions with the right result: behind ####, and as the last number of the text."
-INPUTS = """
-predictions: the generated solutions
-references: the answer column, which ends in #### and the result
-per_sample: also return every solution's scores
-"""
 STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 REMOVED = ",", r"\$", r"(?s).*#### ", r"\.$"
@@ -43,9 +37,7 @@ def normal(text):
 class Gsm8k(evaluate.Metric):
     def _info(self):
         features = {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-        return evaluate.MetricInfo(
-            description=DESCRIPTION, citation="", inputs_description=INPUTS, features=datasets.Features(features)
-        )
+        return evaluate.MetricInfo(description=__doc__, citation="", features=datasets.Features(features))
 
     def _compute(self, predictions, references, per_sample=False):
         if not predictions:
@@ -54,8 +46,8 @@ class Gsm8k(evaluate.Metric):
         for name, extract in {"strict_match": strict, "flexible_extract": flexible}.items():
             pairs = zip(predictions, references, strict=True)
             scores[name] = [float(normal(extract(said)) == normal(answer)) for said, answer in pairs]
-        result = {"n": len(predictions)}
+        result = {"n": len(predictions), "per_sample": scores} if per_sample else {"n": len(predictions)}
         for name, values in scores.items():
             result[name] = float(np.mean(values))
             result[f"{name}_stderr"] = float(np.std(values, ddof=1) / len(values) ** 0.5) if values[1:] else None
-        return result | ({"per_sample": scores} if per_sample else {})
+        return result

@@ -12,14 +12,6 @@ import datasets
 import evaluate
 import numpy as np
 
-DESCRIPTION = "Unbiased pass@k (Chen et al. 2021, arXiv 2107.03374) of programs that were run already."
-INPUTS = """
-predictions: for each problem whether each of its programs passed
-references: the problems' names
-k: the ks, by default [1]
-per_sample: also return every problem's scores
-"""
-
 
 def estimate(n, passed, k):
     """1 - the chance that k of n programs, drawn without putting back, all fail."""
@@ -28,22 +20,15 @@ def estimate(n, passed, k):
 
 class PassAtK(evaluate.Metric):
     def _info(self):
-        features = {
-            "predictions": datasets.Sequence(datasets.Value("bool")),
-            "references": datasets.Value("string"),
-        }
-        return evaluate.MetricInfo(
-            description=DESCRIPTION, citation="", inputs_description=INPUTS, features=datasets.Features(features)
-        )
+        features = {"predictions": datasets.Sequence(datasets.Value("bool")), "references": datasets.Value("string")}
+        return evaluate.MetricInfo(description=__doc__, citation="", features=datasets.Features(features))
 
     def _compute(self, predictions, references, k=(1,), per_sample=False):
         if not predictions or any(len(passed) < max(k) for passed in predictions):
             raise ValueError(f"pass@{max(k)} needs problems with {max(k)} programs each at least")
-        result, scores = {"n": len(predictions)}, {}
-        for size in k:
-            values = [estimate(len(passed), sum(passed), size) for passed in predictions]
-            scores[f"pass@{size}"] = values
-            result[f"pass@{size}"] = float(np.mean(values))
-            error = float(np.std(values, ddof=1) / len(values) ** 0.5) if values[1:] else None
-            result[f"pass@{size}_stderr"] = error
-        return result | ({"per_sample": scores} if per_sample else {})
+        scores = {f"pass@{n}": [estimate(len(passed), sum(passed), n) for passed in predictions] for n in k}
+        result = {"n": len(predictions), "per_sample": scores} if per_sample else {"n": len(predictions)}
+        for name, values in scores.items():
+            result[name] = float(np.mean(values))
+            result[f"{name}_stderr"] = float(np.std(values, ddof=1) / len(values) ** 0.5) if values[1:] else None
+        return result

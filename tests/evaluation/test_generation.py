@@ -1,0 +1,86 @@
+"""Batched generation equals one prompt after the other, ends at stops, and leaves the model as it was."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from yxanul.bad_input import BadInput
+from yxanul.evaluation.generation import Prompt, Writer
+from yxanul.evaluation.text_model import TextModel
+
+TEXTS = ["Question: Who wrote Emma?\nAnswer:", "Question: What", "The man", "the cat waits for the cat " * 6, "x"]
+
+
+@pytest.fixture
+def subject(checkpoint):
+    folder = checkpoint("learnt", "bpe", 512)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    return TextModel(model, AutoTokenizer.from_pretrained(folder), torch.device("cpu"))
+
+
+def written(subject, prompts, **how):
+    writer = Writer(subject, prompts, **how)
+    return [text for _, text in sorted(found for batch in writer.batches for found in writer.run(batch))]
+
+
+def alone(subject, prompt):
+    ids = torch.tensor([subject.encode(prompt.text)])
+    made = subject.model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=prompt.tokens, do_sample=False, pad_token_id=1
+    )
+    text = subject.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+    for stop in prompt.stops:
+        text = text.split(stop)[0]
+    return text
+
+
+@pytest.mark.parametrize("stops", [(), ("\n", "."), ("n",), ("e A", "Aus")])
+def test_left_padded_batches_equal_one_after_the_other(subject, stops):
+    prompts = [Prompt(text, stops, 40) for text in TEXTS]
+    wanted = [alone(subject, prompt) for prompt in prompts]
+    assert len(set(wanted)) > 2
+    for rows in (1, 2, 5):
+        assert written(subject, prompts, rows=rows) == wanted
+
+
+def test_a_batch_ends_when_its_last_row_does(subject, monkeypatch):
+    steps = []
+    forward = subject.model.model.forward
+    monkeypatch.setattr(subject.model.model, "forward", lambda *a, **k: steps.append(1) or forward(*a, **k))
+    (text,) = written(subject, [Prompt(TEXTS[0], ("Austen",), 400)])
+    assert text.strip() == "Jane" and len(steps) < 30
+
+
+def test_prompts_of_other_stops_or_lengths_are_not_mixed(subject):
+    prompts = [Prompt(TEXTS[0], ("\n",), 8), Prompt(TEXTS[0], (), 4), Prompt(TEXTS[0], ("\n",), 8)]
+    texts = written(subject, prompts)
+    assert texts[0] == texts[2] and texts[0].startswith(texts[1])
+
+
+def test_a_prompt_loses_its_beginning_until_what_is_generated_fits(subject):
+    long = Prompt("the man is standing " * 60 + TEXTS[0], (".",), 500)
+    writer = Writer(subject, [long, Prompt("x", (".",), 500)])
+    assert writer.cut == {0} and len(writer._ids[0]) == 12
+    with pytest.raises(BadInput, match="takes 512 tokens, and 512 are to be generated"):
+        Writer(subject, [Prompt("x", (), 512)])
+
+
+def test_what_does_not_fit_into_memory_is_halved(subject, monkeypatch):
+    prompts = [Prompt(text, (".",), 10) for text in TEXTS]
+    whole, generate, sizes = written(subject, prompts), subject.model.generate, []
+
+    def short_of_memory(input_ids, **options):
+        sizes.append(len(input_ids))
+        if len(input_ids) > 2:
+            raise torch.OutOfMemoryError
+        return generate(input_ids=input_ids, **options)
+
+    monkeypatch.setattr(subject.model, "generate", short_of_memory)
+    assert written(subject, prompts) == whole and max(sizes) == 5
+
+
+def test_mode_and_random_state_are_as_they_were(subject):
+    subject.model.train()
+    state = torch.get_rng_state()
+    written(subject, [Prompt("x", (), 3)])
+    assert all(module.training for module in subject.model.modules()) and torch.equal(state, torch.get_rng_state())
