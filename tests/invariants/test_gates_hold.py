@@ -88,8 +88,10 @@ def test_a_zero_shot_task_is_asked_at_every_stages_end_and_can_shut_the_gate(gat
 
 
 def test_a_task_that_nobody_brings_is_refused_before_any_work(gated):
-    missing = gated({"falls": 0.02, "holds": {"hellaswag": 0.1}}, {"falls": 0.02})
-    assert missing() == 2 and "zero-shot task hellaswag: this version brings none" in missing.said()
+    missing = gated({"falls": 0.02, "holds": {"helaswag": 0.1}}, {"falls": 0.02})
+    assert missing() == 2 and "unknown zero-shot task 'helaswag': did you mean hellaswag?" in missing.said()
+    offline = gated({"falls": 0.02, "holds": {"hellaswag": 0.1}}, {"falls": 0.02})
+    assert offline() == 2 and "Rowan/hellaswag cannot be read from the Hub" in offline.said()
 
 
 def test_a_gate_with_a_handful_of_documents_is_refused_before_any_work(gated):
