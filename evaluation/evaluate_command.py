@@ -12,6 +12,7 @@ Prompts, stops, few-shot choice and versions are those of lm-eval 0.4.13; docs/e
 
 import argparse
 import fnmatch
+import importlib
 import json
 import shlex
 from functools import partial
@@ -53,8 +54,7 @@ def main(arguments: list[str]) -> int:
         ready = []
         for task in tasks:
             load_metric(task.metric)  # whether `evaluate` is there
-            place = {"file": files.get(task.name), "shots_file": files.get(f"{task.name}.shots")}
-            ready.append((task, read_data(task, shots=options.shots, limit=options.limit, **place)))
+            ready.append((task, read_data(task, files, options.shots, options.limit)))
         subject = load(options.model, **model)
         results = begun(out, subject, arguments)
         run_tasks(subject, ready, out, results, rows=options.batch_size, **sandbox)
@@ -118,7 +118,7 @@ def _sandbox(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
         return {}
     if not options.allow_code_execution:
         raise BadInput(f"{' and '.join(tasks)} run programs that the model wrote: add --allow-code-execution.")
-    from yxanul.evaluation import sandbox
+    sandbox = importlib.import_module("yxanul.evaluation.sandbox")
 
     place = {"container": IMAGE} if options.sandbox == "container" else {}
     try:

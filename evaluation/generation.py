@@ -7,9 +7,7 @@ A prompt loses its beginning until `tokens` more fit into the model. A row that 
 the longest prompts come first. Not here: sampling, chat.
 """
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -28,22 +26,12 @@ class Prompt(NamedTuple):
     tokens: int
 
 
-@dataclass(frozen=True)
-class GenerationBatch:
-    numbers: tuple[int, ...]
-
-    @property
-    def items(self) -> set[int]:
-        return set(self.numbers)
-
-
 class Writer:
     """As scoring.Scorer: `batches` in a fixed order, `run` makes the texts of one of them."""
 
     def __init__(self, subject: TextModel, prompts: Sequence[Prompt], *, rows: int | None = None) -> None:
         self.subject, self.prompts = subject, prompts
         self._ids = [subject.encode(prompt.text) for prompt in prompts]
-        self.parts = Counter(range(len(prompts)))
         self.cut: set[int] = set()
         for number, prompt in enumerate(prompts):
             room = subject.longest - prompt.tokens
@@ -57,26 +45,21 @@ class Writer:
         for number in order:
             alike.setdefault(prompts[number][1:], []).append(number)
         rows = rows or ROWS.get(subject.device.type, ROWS_ELSEWHERE)
-        self.batches = [
-            GenerationBatch(tuple(numbers[start : start + rows]))
-            for numbers in alike.values()
-            for start in range(0, len(numbers), rows)
-        ]
+        self.batches = [own[start : start + rows] for own in alike.values() for start in range(0, len(own), rows)]
 
-    def run(self, batch: GenerationBatch) -> list[tuple[int, str]]:
+    def run(self, numbers: list[int]) -> list[tuple[int, str]]:
         """Halves a batch that does not fit into memory."""
         try:
             with evaluating(self.subject.model):
-                return self._run(batch.numbers)
+                return self._run(numbers)
         except torch.OutOfMemoryError:
-            if len(batch.numbers) == 1:
+            if len(numbers) == 1:
                 raise
         torch.cuda.empty_cache()
-        middle = len(batch.numbers) // 2
-        parts = batch.numbers[:middle], batch.numbers[middle:]
-        return [found for part in parts for found in self.run(GenerationBatch(part))]
+        middle = len(numbers) // 2
+        return [found for half in (numbers[:middle], numbers[middle:]) for found in self.run(half)]
 
-    def _run(self, numbers: tuple[int, ...]) -> list[tuple[int, str]]:
+    def _run(self, numbers: list[int]) -> list[tuple[int, str]]:
         subject, prompt = self.subject, self.prompts[numbers[0]]
         width = max(len(self._ids[number]) for number in numbers)
         ids = torch.full((len(numbers), width), subject.end_id)

@@ -49,7 +49,7 @@ class YxanulLM(LM):
         if isinstance(pretrained, str):
             pretrained = load(pretrained, revision=revision, trust_remote_code=trust_remote_code)
         self.subject, self.tokenizer = pretrained, pretrained.tokenizer
-        self._rows = int(batch_size) if str(batch_size).isdigit() else None
+        self._rows = None if batch_size in (None, "auto") else int(batch_size)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         return [tuple(score) for score in self._scores([self.subject.pair(*request.args) for request in requests])]

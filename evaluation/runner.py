@@ -38,7 +38,7 @@ def run_tasks(
     folder.mkdir(parents=True, exist_ok=True)
     for task, data in tasks:
         began = time.monotonic()
-        entry = {
+        entry: dict[str, Any] = {
             **{"task": task.name, "version": task.version, "status": "done", "n": len(data.documents)},
             **{"shots": data.shots, "seed": SHOTS_SEED, "data": data.place, "boundary": subject.boundary},
             **{"main": list(task.main), "chance": dict(task.chance), "claims": dict(task.claims)},
@@ -56,8 +56,7 @@ def run_tasks(
             entry["cut"] = sum(bool(engine.cut.intersection(own)) for own in items)
         if state.is_main_process:
             if not reason:
-                answers = _answers(data.requests, items, found)
-                entry["metrics"], samples = judge(task, data, answers, run_program)
+                entry["metrics"], samples = judge(task, data, _answers(data.requests, items, found), run_program)
                 lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
                 write_whole(folder / f"{task.name}.jsonl", lines)
             results["tasks"][task.name] = entry | {"seconds": round(time.monotonic() - began, 1)}

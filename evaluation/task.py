@@ -58,7 +58,7 @@ class Task:
     request: Callable[[Document], Request]
     judged: Callable[
         ..., dict[str, Any]
-    ]  # (document, what came of it, `run` if runs_code): the metric's columns, and more
+    ]  # (document, answer, and `run` if it runs code): the metric's columns, and more
     metric: str
     main: tuple[str, ...]  # the metric's figures that the table shows
     source: Source | None = None
@@ -116,35 +116,28 @@ class TaskData(NamedTuple):
     shots: int
 
 
-def read_data(
-    task: Task,
-    *,
-    file: str | None = None,
-    shots_file: str | None = None,
-    shots: int | None = None,
-    limit: int | None = None,
-) -> TaskData:
-    """Everything that can be wrong with the documents is found here."""
+def read_data(task: Task, files: Mapping[str, str], shots: int | None = None, limit: int | None = None) -> TaskData:
+    """`files`: those that are given, by TASK and TASK.shots. All that can be wrong with documents is found here."""
     shots = task.shots if shots is None or task.example is None else shots
     if task.source is None:
         assert task.documents is not None
         documents, place = task.documents(), "built in"
     else:
-        documents, place = _read(task, task.source.split, file, f"--data {task.name}=FILE")
+        documents, place = _read(task, task.source.split, task.name, files)
     documents = documents[:limit]
     if not documents:
         raise BadInput(f"{task.name}: {place} holds no document: give a file that has some.")
     pool: Sequence[Document] = []
     if shots:
-        split = task.source.shots_split if task.source else None
-        pool, _ = _read(task, split or "", shots_file, f"--data {task.name}.shots=FILE")
+        assert task.source is not None and task.source.shots_split is not None
+        pool, _ = _read(task, task.source.shots_split, f"{task.name}.shots", files)
         if len(pool) <= shots:
             raise BadInput(f"{task.name}: {shots} shots need more than {len(pool)} solved examples to be drawn from.")
     requests: list[Request] = []
     draw = Random(SHOTS_SEED)
     for number, document in enumerate(documents):
         try:
-            request = task.request(document)
+            request: Any = task.request(document)
             if shots:
                 assert task.example is not None
                 shown = "".join(f"{task.example(shot)}\n\n" for shot in _shots(draw, pool, shots, document, task))
@@ -164,8 +157,8 @@ def _shots(draw: Random, pool: Sequence[Document], count: int, document: Documen
     return found
 
 
-def _read(task: Task, split: str, file: str | None, option: str) -> tuple[list[Document], str]:
-    documents, place = _from_file(file) if file else _from_hub(task, split, option)
+def _read(task: Task, split: str, name: str, files: Mapping[str, str]) -> tuple[list[Document], str]:
+    documents, place = _from_file(files[name]) if name in files else _from_hub(task, split, name)
     for number, document in enumerate(documents):
         missing = [name for name in task.columns if document.get(name) is None]
         if missing:
@@ -193,7 +186,7 @@ def _from_file(path: str) -> tuple[list[Document], str]:
     return documents, path
 
 
-def _from_hub(task: Task, split: str, option: str) -> tuple[list[Document], str]:
+def _from_hub(task: Task, split: str, name: str) -> tuple[list[Document], str]:
     source = task.source
     assert source is not None
     try:
@@ -207,7 +200,7 @@ def _from_hub(task: Task, split: str, option: str) -> tuple[list[Document], str]
         reason = " ".join(str(error).split()).rstrip(".")
         raise BadInput(
             f"{task.name}: {source.name} cannot be read from the Hub ({reason}); without a network give its split "
-            f"{split} as jsonl or parquet, with the columns {', '.join(task.columns)}: {option}."
+            f"{split} as jsonl or parquet, with the columns {', '.join(task.columns)}: --data {name}=FILE."
         ) from None
     commits = re.findall(r"@([0-9a-f]{40})/", " ".join(found.info.download_checksums or {}))
     return found.to_list(), f"{source.name}, {split}, revision {commits[0] if commits else 'unknown'}"

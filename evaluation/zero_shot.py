@@ -48,7 +48,7 @@ def _data(name: str, file: str) -> TaskData:
 
     (task,) = find_tasks([name])
     load_metric(task.metric)  # whether `evaluate` is there
-    return read_data(task, file=file or None, shots=0)
+    return read_data(task, {name: file} if file else {}, shots=0)
 
 
 def errors_of(

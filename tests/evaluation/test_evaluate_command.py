@@ -98,7 +98,6 @@ def test_a_killed_evaluation_goes_on_as_if_undisturbed(checkpoint, data, tmp_pat
     assert len(list((killed / "samples").iterdir())) == 4
     before = len(ran)
     assert evaluate(folder, ALL, killed, *more) == 0 and len(ran) == before, "what is done is not done again"
-    assert before - 3 == sum(ran.count(batch) > 0 for batch in ran if batch != "killed"), "and nothing twice"
 
 
 def test_two_processes_are_as_one(checkpoint, data, tmp_path):

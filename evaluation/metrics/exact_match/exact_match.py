@@ -39,7 +39,7 @@ class ExactMatch(evaluate.Metric):
         for name, normal in {"exact_match": plain, "exact_match_official": official}.items():
             pairs = zip(predictions, references, strict=True)
             scores[name] = [float(normal(said) in map(normal, accepted)) for said, accepted in pairs]
-        result = {"n": len(predictions), "per_sample": scores} if per_sample else {"n": len(predictions)}
+        result: dict = {"n": len(predictions), "per_sample": scores} if per_sample else {"n": len(predictions)}
         for name, values in scores.items():
             result[name] = float(np.mean(values))
             result[f"{name}_stderr"] = float(np.std(values, ddof=1) / len(values) ** 0.5) if values[1:] else None

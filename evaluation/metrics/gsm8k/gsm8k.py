@@ -46,7 +46,7 @@ class Gsm8k(evaluate.Metric):
         for name, extract in {"strict_match": strict, "flexible_extract": flexible}.items():
             pairs = zip(predictions, references, strict=True)
             scores[name] = [float(normal(extract(said)) == normal(answer)) for said, answer in pairs]
-        result = {"n": len(predictions), "per_sample": scores} if per_sample else {"n": len(predictions)}
+        result: dict = {"n": len(predictions), "per_sample": scores} if per_sample else {"n": len(predictions)}
         for name, values in scores.items():
             result[name] = float(np.mean(values))
             result[f"{name}_stderr"] = float(np.std(values, ddof=1) / len(values) ** 0.5) if values[1:] else None

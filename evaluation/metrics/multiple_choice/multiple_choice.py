@@ -24,7 +24,7 @@ class MultipleChoice(evaluate.Metric):
         return evaluate.MetricInfo(description=__doc__, citation="", features=datasets.Features(features))
 
     def _compute(self, predictions, references, choices, per_sample=False):
-        scores = {"acc": [], "acc_norm": [], "acc_bytes": []}
+        scores: dict = {"acc": [], "acc_norm": [], "acc_bytes": []}
         for number, (nats, right, texts) in enumerate(zip(predictions, references, choices, strict=True)):
             if len(nats) != len(texts) or not 0 <= right < len(texts) or not all(map(math.isfinite, nats)):
                 raise ValueError(f"question {number}: {len(texts)} choices, right is {right}, log-likelihoods {nats}")
@@ -37,7 +37,7 @@ class MultipleChoice(evaluate.Metric):
                 scores[name].append(float(np.argmax(np.array(nats) / np.array(size, float)) == right))
         if not predictions:
             raise ValueError("no questions to score")
-        result = {"n": len(predictions), "per_sample": scores} if per_sample else {"n": len(predictions)}
+        result: dict = {"n": len(predictions), "per_sample": scores} if per_sample else {"n": len(predictions)}
         for name, values in scores.items():
             result[name] = float(np.mean(values))
             result[f"{name}_stderr"] = float(np.std(values, ddof=1) / len(values) ** 0.5) if values[1:] else None

@@ -27,7 +27,7 @@ class PassAtK(evaluate.Metric):
         if not predictions or any(len(passed) < max(k) for passed in predictions):
             raise ValueError(f"pass@{max(k)} needs problems with {max(k)} programs each at least")
         scores = {f"pass@{n}": [estimate(len(passed), sum(passed), n) for passed in predictions] for n in k}
-        result = {"n": len(predictions), "per_sample": scores} if per_sample else {"n": len(predictions)}
+        result: dict = {"n": len(predictions), "per_sample": scores} if per_sample else {"n": len(predictions)}
         for name, values in scores.items():
             result[name] = float(np.mean(values))
             result[f"{name}_stderr"] = float(np.std(values, ddof=1) / len(values) ** 0.5) if values[1:] else None
