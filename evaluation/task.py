@@ -202,5 +202,5 @@ def _from_hub(task: Task, split: str, name: str) -> tuple[list[Document], str]:
             f"{task.name}: {source.name} cannot be read from the Hub ({reason}); without a network give its split "
             f"{split} as jsonl or parquet, with the columns {', '.join(task.columns)}: --data {name}=FILE."
         ) from None
-    commits = re.findall(r"@([0-9a-f]{40})/", " ".join(found.info.download_checksums or {}))
+    commits = re.findall(r"/([0-9a-f]{40})/", " ".join(file["filename"] for file in found.cache_files))
     return found.to_list(), f"{source.name}, {split}, revision {commits[0] if commits else 'unknown'}"
