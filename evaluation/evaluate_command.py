@@ -15,6 +15,7 @@ import fnmatch
 import importlib
 import json
 import shlex
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def main(arguments: list[str]) -> int:
     state = PartialState()
     if state.is_main_process:
         show(results, names)
-        say(f"{out}: results.json, and samples/ with every prompt and output.")
+        say(f"{out}: results.json, and samples-TASK.jsonl with every prompt and output.")
     if state.num_processes > 1:
         state.destroy_process_group()
     return 0
@@ -142,6 +143,8 @@ def begun(out: Path, subject: Any, arguments: list[str]) -> dict[str, Any]:
             raise BadInput(f"{file} is of {before['revision']}, not of {subject.revision}: give another --out.")
     versions = {"yxanul": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     return {
+        "format": 1,
+        "date": time.strftime("%Y-%m-%d"),
         "model": subject.model.name_or_path,
         "revision": subject.revision,
         "parameters": subject.model.num_parameters(),

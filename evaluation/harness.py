@@ -98,24 +98,40 @@ def run_harness(
         if "unsafe" not in str(error):
             raise
         raise BadInput(f"{', '.join(names)}: lm-eval runs code without a sandbox, so it is not run here.") from None
-    (out / "samples").mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     for name, figures in found["results"].items() if found else ():
-        samples = found["samples"].get(name, [])
+        samples = _samples(found["samples"].get(name, []))
         lines = [json.dumps(sample, ensure_ascii=False, default=str) + "\n" for sample in samples]
-        write_whole(out / "samples" / f"{name}.jsonl", lines)
+        write_whole(out / f"samples-{name}.jsonl", lines)
         keys = [key for key in figures if "," in key and "_stderr," not in key]
         errors = {key: figures.get(key.replace(",", "_stderr,")) for key in keys}
+        better = found["higher_is_better"].get(name, {})
         results["tasks"][name] = {
             **{"task": name, "version": found["versions"].get(name), "status": "done", "main": keys},
-            **{"shots": found["n-shot"].get(name), "n": len({sample["doc_id"] for sample in samples})},
-            "boundary": lm.subject.boundary,
+            **{"shots": found["n-shot"].get(name), "n": len(samples), "boundary": lm.subject.boundary},
             "metrics": {
-                key: {"value": figures[key], "stderr": error if isinstance(error, float) else None}
+                key: {
+                    "value": figures[key],
+                    "stderr": error if isinstance(error, float) else None,
+                    "higher_is_better": better.get(key.partition(",")[0], True),
+                }
                 for key, error in errors.items()
             },
         }
         write_json(out / "results.json", results)
     return list(found["results"]) if found else []
+
+
+def _samples(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One of each document, with its figures under all of the task's filters."""
+    samples: dict[int, dict[str, Any]] = {}
+    for one in found:
+        about = {"prompt": one["arguments"][0][0], "output": one["resps"], "expected": one["target"], "metrics": {}}
+        sample = samples.setdefault(one["doc_id"], {"id": one["doc_id"], **about})
+        for metric in one["metrics"]:
+            if isinstance(one[metric], int | float):  # perplexities are of the whole set
+                sample["metrics"][f"{metric},{one['filter']}"] = float(one[metric])
+    return [samples[number] for number in sorted(samples)]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Benchmarks x one model: OUT/results.json, and OUT/samples/TASK.jsonl with every prompt, output and score.
+"""Benchmarks x one model: OUT/results.json, and OUT/samples-TASK.jsonl with every prompt, output and score.
 
 What is done is written batch by batch; the same command goes on after a kill, with the figures of an undisturbed run,
 for the batches do not depend on what was done. Under `accelerate launch` each process takes every n-th batch. What
@@ -34,10 +34,10 @@ def run_tasks(
     refused: str = "",
 ) -> None:
     """Adds to `results`, and writes it. `run_program` takes programs to the sandbox; `refused`: why there is none."""
-    state, folder = PartialState(), out / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
+    state = PartialState()
+    out.mkdir(parents=True, exist_ok=True)
     for task, data in tasks:
-        began = time.monotonic()
+        began, stem = time.monotonic(), out / f"samples-{task.name}"
         entry: dict[str, Any] = {
             **{"task": task.name, "version": task.version, "status": "done", "n": len(data.documents)},
             **{"shots": data.shots, "seed": SHOTS_SEED, "data": data.place, "boundary": subject.boundary},
@@ -52,16 +52,16 @@ def run_tasks(
             entry["fingerprint"] = hashlib.sha256(content.encode()).hexdigest()[:16]
             if results["tasks"].get(task.name, {}).get("fingerprint") == entry["fingerprint"]:
                 continue
-            found = _run_batches(engine, folder / task.name, entry["fingerprint"], state)
+            found = _run_batches(engine, stem, entry["fingerprint"], state)
             entry["cut"] = sum(bool(engine.cut.intersection(own)) for own in items)
         if state.is_main_process:
             if not reason:
                 entry["metrics"], samples = judge(task, data, _answers(data.requests, items, found), run_program)
                 lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
-                write_whole(folder / f"{task.name}.jsonl", lines)
+                write_whole(Path(f"{stem}.jsonl"), lines)
             results["tasks"][task.name] = entry | {"seconds": round(time.monotonic() - began, 1)}
             write_json(out / "results.json", results)
-            for file in folder.glob(f"{task.name}.partial-*"):
+            for file in out.glob(f"{stem.name}.partial-*"):
                 file.unlink()
         state.wait_for_everyone()
 
@@ -149,10 +149,15 @@ def judge(
     figures = metric.compute(**columns, per_sample=True)
     scores = figures.pop("per_sample")
     samples = [
-        {"id": number, "prompt": request[0], "output": answer}
-        | {name: value for name, value in judged[number].items() if name != "predictions"}
-        | {name: values[number] for name, values in scores.items()}
+        {"id": number, "prompt": request[0], "output": answer, "expected": judged[number]["references"]}
+        | {name: judged[number][name] for name in ("choices", "reason") if name in judged[number]}
+        | {"metrics": {name: values[number] for name, values in scores.items()}}
         for number, (request, answer) in enumerate(zip(data.requests, answers, strict=True))
     ]
-    names = [name for name in figures if f"{name}_stderr" in figures]
-    return {name: {"value": figures[name], "stderr": figures[f"{name}_stderr"]} for name in names}, samples
+    more_is_better = {"higher_is_better": task.metric != "bits_per_byte"}
+    found = {
+        name: {"value": figures[name], "stderr": figures[f"{name}_stderr"]} | more_is_better
+        for name in figures
+        if f"{name}_stderr" in figures
+    }
+    return found, samples

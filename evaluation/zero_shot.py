@@ -78,7 +78,7 @@ def errors_of(
                 sums[item] += score.nats
     nats = reduce(sums).tolist()
     _, samples = judge(task, data, [[nats[item] for item in own] for own in items])
-    values = np.array([sample[WATCHED[name]] for sample in samples])
+    values = np.array([sample["metrics"][WATCHED[name]] for sample in samples])
     return 1 - values if WATCHED[name].startswith("acc") else values
 
 

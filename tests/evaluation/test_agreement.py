@@ -98,7 +98,7 @@ def ours(folder, name, files, out, *more):
         data += ["--data", f"{name}.shots={files[source, shots_split]}"]
     assert main(["evaluate", str(folder), "--tasks", name, *data, "--out", str(out), *more]) == 0
     entry = json.loads((out / "results.json").read_text())["tasks"][name]
-    samples = [json.loads(line) for line in (out / "samples" / f"{name}.jsonl").read_text().splitlines()]
+    samples = [json.loads(line) for line in (out / f"samples-{name}.jsonl").read_text().splitlines()]
     return entry, samples
 
 

@@ -57,9 +57,9 @@ def test_results_say_what_was_measured_how_and_what_was_claimed(checkpoint, file
     assert set(entry["metrics"]) == {"acc", "acc_norm", "acc_bytes"} and entry["metrics"]["acc"]["stderr"] is not None
     printed = capsys.readouterr().out
     assert "hellaswag" in printed and "0.25" in printed and "45-50 %" in printed and "standard error" in printed
-    samples = [json.loads(line) for line in (tmp_path / "samples/hellaswag.jsonl").read_text().splitlines()]
+    samples = [json.loads(line) for line in (tmp_path / "samples-hellaswag.jsonl").read_text().splitlines()]
     assert [sample["id"] for sample in samples] == [0, 1, 2, 3] and samples[0]["prompt"].startswith("Removing ice")
-    mean = sum(sample["acc"] for sample in samples) / 4
+    mean = sum(sample["metrics"]["acc"] for sample in samples) / 4
     assert entry["metrics"]["acc"]["value"] == pytest.approx(mean)
 
 
@@ -89,13 +89,15 @@ def test_a_killed_evaluation_goes_on_as_if_undisturbed(checkpoint, data, tmp_pat
 
         monkeypatch.setattr(engine, "run", run)
     assert [evaluate(folder, ALL, killed, *more) for _ in range(3)] == [4, 4, 4]
-    partial = next((killed / "samples").glob("*.partial-0.jsonl"))
+    partial = next(killed.glob("*.partial-0.jsonl"))
     partial.write_text(partial.read_text() + '["half a li')
     assert evaluate(folder, ALL, killed, *more) == 0
     assert figures(killed) == figures(whole)
-    for file in sorted((whole / "samples").iterdir()):
-        assert file.read_text() == (killed / "samples" / file.name).read_text()
-    assert len(list((killed / "samples").iterdir())) == 4
+    assert [file.name for file in sorted(killed.glob("samples*"))] == [
+        f"samples-{name}.jsonl" for name in sorted(ALL.split(","))
+    ]
+    for file in killed.glob("samples*"):
+        assert file.read_text() == (whole / file.name).read_text()
     before = len(ran)
     assert evaluate(folder, ALL, killed, *more) == 0 and len(ran) == before, "what is done is not done again"
 
@@ -117,8 +119,9 @@ def test_two_processes_are_as_one(checkpoint, data, tmp_path):
     done = subprocess.run([sys.executable, "-m", *launch, *map(str, words)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert figures(tmp_path / "two") == figures(tmp_path / "one")
-    for file in sorted((tmp_path / "one/samples").iterdir()):
-        assert file.read_text() == (tmp_path / "two/samples" / file.name).read_text()
+    for name in ALL.split(","):
+        one, two = ((tmp_path / out / f"samples-{name}.jsonl").read_text() for out in ("one", "two"))
+        assert one == two
     assert done.stdout.count("standard error") == 1
 
 
@@ -173,7 +176,7 @@ class TestPrograms:
         assert self.evaluate(checkpoint, files, tmp_path, "--allow-code-execution", "--sandbox", "container") == 0
         found = figures(tmp_path)
         assert [found[name]["pass@1"]["value"] for name in self.TASKS.split(",")] == [0.5, 0.5]
-        samples = [json.loads(line) for line in (tmp_path / "samples/humaneval.jsonl").read_text().splitlines()]
+        samples = [json.loads(line) for line in (tmp_path / "samples-humaneval.jsonl").read_text().splitlines()]
         program, place = sandbox.programs[0]
         assert program.startswith(samples[0]["prompt"] + samples[0]["output"] + "\ndef check(")
         assert program.endswith("\ncheck(add)") and place["container"] and samples[0]["reason"] == "a test"
@@ -282,3 +285,34 @@ def test_a_parquet_file_is_as_good(checkpoint, files, tmp_path):
     for name, path in (("jsonl", file), ("parquet", tmp_path / "data.parquet")):
         assert evaluate(checkpoint(), "gsm8k_bits", tmp_path / name, "--data", path) == 0
     assert figures(tmp_path / "jsonl") == figures(tmp_path / "parquet")
+
+
+def test_right_programs_pass_in_the_real_sandbox_and_wrong_ones_do_not(files):
+    from functools import partial
+
+    from yxanul.evaluation import sandbox
+    from yxanul.evaluation.runner import judge
+    from yxanul.evaluation.task import read_data
+
+    try:
+        sandbox.level()
+    except sandbox.SandboxUnavailable as error:
+        pytest.skip(str(error))
+    task = all_tasks()["humaneval"]
+    data = read_data(task, {"humaneval": files["openai/openai_humaneval", "test"]})
+    run = partial(sandbox.run_program, timeout=10.0)
+    figures, samples = judge(task, data, ["    return a + b\n", "    open('/etc/passwd')\n"], run)
+    assert [sample["metrics"]["pass@1"] for sample in samples] == [1.0, 0.0]
+    assert samples[1]["reason"] != "passed" and figures["pass@1"]["value"] == 0.5
+
+
+def test_two_results_can_be_compared(checkpoint, files, tmp_path):
+    file = files["Rowan/hellaswag", "validation"]
+    for kind in ("learnt", "llama"):
+        data = f"--data=hellaswag={file}"
+        assert (
+            evaluate(checkpoint(kind, "bpe", 512), "hellaswag,builtin_math", tmp_path / kind, data, "--limit", 4) == 0
+        )
+    page = tmp_path / "page.html"
+    assert main(["compare", str(tmp_path / "learnt"), str(tmp_path / "llama"), "--html", str(page)]) == 0
+    assert "acc_norm" in page.read_text() and "bits_per_byte" in page.read_text()

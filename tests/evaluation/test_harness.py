@@ -62,13 +62,16 @@ def test_tasks_of_lm_eval_score_as_with_its_own_model(kind, checkpoint, offline,
         for key, value in theirs["results"][name].items():
             if "," in key and "_stderr" not in key:
                 assert ours[name]["metrics"][key]["value"] == pytest.approx(value, rel=1e-5), (name, key)
-        lines = (tmp_path / "samples" / f"{name}.jsonl").read_text().splitlines()
-        own = {(sample["doc_id"], sample["filter"]): sample for sample in map(json.loads, lines)}
-        assert len(own) == len(theirs["samples"][name])
+        lines = (tmp_path / f"samples-{name}.jsonl").read_text().splitlines()
+        own = {sample["id"]: sample for sample in map(json.loads, lines)}
+        assert {sample["doc_id"] for sample in theirs["samples"][name]} == set(own)
         for sample in theirs["samples"][name]:
-            mine = own[sample["doc_id"], sample["filter"]]
-            assert [list(map(str, a)) for a in mine["arguments"]] == [list(map(str, a)) for a in sample["arguments"]]
-            for one, other in zip(mine["resps"], sample["resps"], strict=True):
+            mine = own[sample["doc_id"]]
+            assert mine["prompt"] == sample["arguments"][0][0]
+            for metric in sample["metrics"]:
+                if isinstance(sample[metric], float):
+                    assert mine["metrics"][f"{metric},{sample['filter']}"] == pytest.approx(sample[metric], abs=2e-4)
+            for one, other in zip(mine["output"], sample["resps"], strict=True):
                 if isinstance(other[0], str):
                     assert one == other
                 else:

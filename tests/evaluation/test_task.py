@@ -60,7 +60,7 @@ def test_the_task_of_the_docs_is_one(tmp_path):
     data = read_data(task, {"capitals": str(file), "capitals.shots": str(file)}, shots=1)
     assert data.requests[0].text.endswith("\n\nThe capital of Atlantis is") and data.shots == 1
     figures, samples = judge(task, data, [" Atlantis City", " Nowhere", " Laputa City "])
-    assert figures["exact_match"]["value"] == pytest.approx(2 / 3) and samples[1]["exact_match"] == 0
+    assert figures["exact_match"]["value"] == pytest.approx(2 / 3) and samples[1]["metrics"]["exact_match"] == 0
 
 
 @pytest.mark.parametrize("name", all_tasks())

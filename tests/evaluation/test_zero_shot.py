@@ -39,8 +39,8 @@ def test_errors_are_those_of_the_benchmark(name, learnt, files, tmp_path):
     assert model.training
     data = f"--data={files[SOURCES[name]]}"
     assert main(["evaluate", str(folder), "--tasks", name, data, "--out", str(tmp_path)]) == 0
-    samples = [json.loads(line) for line in (tmp_path / f"samples/{name}.jsonl").read_text().splitlines()]
-    scores = np.array([sample[WATCHED[name]] for sample in samples])
+    samples = [json.loads(line) for line in (tmp_path / f"samples-{name}.jsonl").read_text().splitlines()]
+    scores = np.array([sample["metrics"][WATCHED[name]] for sample in samples])
     assert found == pytest.approx(1 - scores if name == "hellaswag" else scores, rel=1e-6)
     assert len(found) > 1
 
