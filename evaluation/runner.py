@@ -97,7 +97,7 @@ def _run_batches(engine: Any, stem: Path, fingerprint: str, state: PartialState)
     stem.parent.mkdir(parents=True, exist_ok=True)  # on another machine
     with (
         open(f"{stem}.partial-{state.process_index}.jsonl", "a", encoding="utf-8") as file,
-        Progress(stem.name, len(engine.batches), len(done)) as progress,
+        Progress(stem.name.removeprefix("samples-"), len(engine.batches), len(done)) as progress,
     ):
         for number in range(state.process_index, len(engine.batches), state.num_processes):
             if number not in done:
@@ -120,7 +120,7 @@ def _done_before(stem: Path, fingerprint: str) -> dict[int, list]:
     lines = [json.dumps([fingerprint, number, found]) + "\n" for number, found in done.items()]
     write_whole(Path(f"{stem}.partial-0.jsonl"), lines)
     if done:
-        say(f"{stem.name}: {len(done):,} batches are done already.")
+        say(f"{stem.name.removeprefix('samples-')}: {len(done):,} batches are done already.")
     return done
 
 

@@ -87,17 +87,21 @@ class Scorer:
         self.batches = list(self._cut_batches(self._rows(pairs), rows, prefixes and self._shares))
 
     def _rows(self, pairs: Sequence[Pair]) -> list[Row]:
-        rows: dict[Any, Row] = {}
+        rows: list[Row] = []
+        latest: dict[Ids, Row] = {}
         for index, (context, continuation) in enumerate(pairs):
             assert context and continuation, f"pair {index} has nothing to score, or nothing to score it behind"
             longest = self.subject.longest
             if len(continuation) <= longest < len(context) + len(continuation) - 1:
                 self.cut.add(index)
-            for number, (before, after) in enumerate(_windows(tuple(context), tuple(continuation), longest)):
-                row = rows.setdefault(before if self._shares else (index, number), Row(before))
+            for before, after in _windows(tuple(context), tuple(continuation), longest):
+                row = latest.get(before) if self._shares and len(before) > 1 else None
+                if row is None or row.length(0) + len(after) > longest:  # attention grows with the square of a row
+                    row = latest[before] = Row(before)
+                    rows.append(row)
                 row.continuations.append(after)
                 row.pairs.append(index)
-        return list(rows.values())
+        return rows
 
     def _cut_batches(self, rows: list[Row], fixed: int | None, prefixes: bool) -> Iterator[Batch]:
         """Longest first; rows without a common beginning first."""
@@ -155,8 +159,14 @@ def total(count: int, found: Any) -> list[Score]:
     return scores
 
 
+def _takes(model: Any, *names: str) -> bool:
+    return set(names) <= set(inspect.signature(model.forward).parameters)
+
+
 def _keys_of(subject: TextModel, ids: Ids) -> Any:
-    return subject.model(input_ids=torch.tensor([ids], device=subject.device), use_cache=True).past_key_values
+    inputs = {"input_ids": torch.tensor([ids], device=subject.device), "use_cache": True}
+    kept = {"logits_to_keep": 1} if _takes(subject.model, "logits_to_keep") else {}
+    return subject.model(**inputs, **kept).past_key_values
 
 
 def _score(subject: TextModel, batch: Batch, cache: Any = None) -> list[tuple[int, Score]]:
@@ -243,7 +253,7 @@ def _token_scores(subject: TextModel, inputs: dict[str, Any], targets: Tensor) -
         return -found.token_losses[scored].cpu(), found.token_correct[scored].cpu()
     if subject.is_ours:
         logits, kept = model(**inputs, logits_to_keep=scored).logits, scored[scored]
-    elif "logits_to_keep" in inspect.signature(model.forward).parameters:
+    elif _takes(model, "logits_to_keep"):
         columns = scored.any(0).nonzero()[:, 0]
         logits, kept = model(**inputs, logits_to_keep=columns).logits, scored[:, columns]
     else:
@@ -268,7 +278,7 @@ def _log_probabilities(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
 def shares_rows(subject: TextModel) -> bool:
     """Whether tree rows and a shared cache give this model's own figures: tried on a few tokens."""
     model, config = subject.model, subject.model.config.get_text_config()
-    takes = {"attention_mask", "position_ids"} <= set(inspect.signature(model.forward).parameters)
+    takes = _takes(model, "attention_mask", "position_ids")
     full = set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
     windowed = getattr(config, "sliding_window", None) is not None
     if not (takes and full) or windowed or config._attn_implementation not in ("sdpa", "eager"):

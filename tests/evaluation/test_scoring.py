@@ -88,6 +88,7 @@ def questions(longest=64):
     for number in range(18):
         context = beginning + ids(2, 6) if number % 3 == 0 else ids(1, longest + 10)
         pairs += [(context, ids(1, 1) if number % 4 == 1 else ids(1, 12)) for _ in range(4)]
+    pairs += [([1], ids(30, 60)) for _ in range(5)]  # texts: they share a token, which is no reason to share a row
     return [*pairs, ([1], ids(3 * longest + 5, 3 * longest + 5)), (ids(9, 9), ids(longest, longest))]
 
 
@@ -116,7 +117,9 @@ def test_all_ways_equal_one_pair_after_the_other(name, model_of, monkeypatch):
         monkeypatch.setattr(TextModel, "longest", 64)
         wanted = naive(model, pairs)
     assert shares_rows(subject) == (name in SHARING)
-    prefixes = [batch.prefix for batch in Scorer(subject, pairs).batches]
+    batches = Scorer(subject, pairs).batches
+    assert max(len(batch.prefix) + batch.length for batch in batches) <= 64, "no row is longer than the model takes"
+    prefixes = [batch.prefix for batch in batches]
     assert any(map(len, prefixes)) == (name in SHARING), "a shared beginning goes through a cache"
     for how in ({}, {"rows": 3}, {"rows": 1}, {"prefixes": False}):
         found = log_likelihoods(subject, pairs, **how)
@@ -165,7 +168,7 @@ def test_the_head_computes_scored_positions_only(tiny_model, monkeypatch):
     monkeypatch.setattr(model.lm_head, "forward", lambda hidden: kept.append(len(hidden)) or forward(hidden))
     subject = subject_of(model)
     subject.shares_rows = True
-    log_likelihoods(subject, pairs)
+    log_likelihoods(subject, pairs, prefixes=False)
     assert sum(kept) == sum(len(continuation) for _, continuation in pairs)
 
 
