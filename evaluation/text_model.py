@@ -51,7 +51,7 @@ class TextModel:
 
     @cached_property
     def boundary(self) -> str:
-        """ "joint", lm-eval's rule, or "apart"."""
+        """lm-eval's rule ("joint"), or "apart"."""
         words = set(self.tokenizer.get_vocab()) - set(self.tokenizer.get_added_vocab())
         return "apart" if any(CROSSES_SPACES.search(word) for word in words) else "joint"
 

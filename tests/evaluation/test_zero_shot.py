@@ -1,6 +1,8 @@
 """The tasks that gates watch: equal to the benchmark's own figures, on any number of processes, noisy or damaged."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +114,46 @@ def test_noise_alone_passes_or_fails_at_the_stated_level(learnt, many_sums):
         evidence = (Evidence(values[some], np.ones(200)) for values in (before, after))
         passed += judge("sums", "held", *evidence, limit).passed
     assert 0 < passed <= 200 * 0.05 + 2 * np.sqrt(200 * 0.05 * 0.95)
+
+
+SHARDED = """
+import sys
+import torch
+import torch.distributed as dist
+import yxanul
+from torch.distributed.fsdp import fully_shard
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from yxanul.evaluation.zero_shot import find_task
+
+rank, store, folder, task = int(sys.argv[1]), *sys.argv[2:]
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+yxanul.register()
+model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+for layer in model.model.layers:
+    fully_shard(layer)
+fully_shard(model)
+
+def total(sums):
+    dist.all_reduce(sums)
+    return sums
+
+place = {"device": torch.device("cpu"), "rank": rank, "processes": 2, "reduce": total}
+print(find_task(task)(model, tokenizer, **place).tolist(), flush=True)
+dist.destroy_process_group()
+"""
+
+
+def test_a_model_that_fsdp2_split_finds_the_same(learnt, files, tmp_path):
+    """A process that skipped a pass would leave the other's gathering waiting."""
+    model, tokenizer, folder = learnt
+    file = files[SOURCES["hellaswag"]]
+    words = [str(tmp_path / "store"), str(folder), f"hellaswag={file}"]
+    commands = [[sys.executable, "-c", SHARDED, str(rank), *words] for rank in range(2)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    try:
+        printed = [process.communicate(timeout=120)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert printed[0] == printed[1]
+    assert json.loads(printed[0]) == errors("hellaswag", file, model, tokenizer).tolist()
