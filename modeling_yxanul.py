@@ -102,7 +102,8 @@ class YxanulRotaryEmbedding(LlamaRotaryEmbedding):
 def rotate(states_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """RoPE on the two halves of a head: the same sums as Llama's, without its negated and concatenated copy."""
     first, second = states_BHTd.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return turned.to(states_BHTd.dtype)  # under autocast the angles may be fp32, and kernels take what values are
 
 
 class YxanulAttention(nn.Module):

@@ -7,6 +7,8 @@ import math
 
 import pytest
 import torch
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from yxanul import YxanulForQuestionAnswering, YxanulForSequenceClassification, YxanulForTokenClassification
 from yxanul.modeling_yxanul import YxanulRMSNorm
@@ -227,6 +229,20 @@ def test_token_weights_of_another_shape_are_refused(tiny_model, random_ids):
     ids = random_ids()
     with pytest.raises(ValueError, match=r"token_weights have shape \(12, 2\), the labels \(2, 12\)"):
         tiny_model()(ids, labels=ids, token_weights=torch.ones(12, 2))
+
+
+def test_under_autocast_attention_gets_all_three_in_its_dtype(model, random_ids, monkeypatch):
+    """Angles may be fp32; a kernel out of autocast's reach would refuse, and flash attention break a graph."""
+    kinds = []
+
+    def spy(module, query, key, value, *arguments, **options):
+        kinds.append({query.dtype, key.dtype, value.dtype})
+        return sdpa_attention_forward(module, query, key, value, *arguments, **options)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", spy)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(random_ids())
+    assert kinds == [{torch.bfloat16}] * model.config.num_hidden_layers
 
 
 def test_one_cast_in_the_norm_is_what_every_matrix_would_cast(model, random_ids, labels, monkeypatch):

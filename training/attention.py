@@ -57,6 +57,10 @@ class Attention:
 
 def resolve_attention(config: RunConfig) -> Attention:
     asked, on_gpu = config.attention, is_on_gpu(config)
+    if config.precision == "te" and asked in ("auto", "sdpa"):
+        return Attention("sdpa", "in evaluation; Transformer Engine's own kernels in training")
+    if config.precision == "te":
+        raise BadInput(f"attention={asked}: precision=te has kernels of its own: take attention=auto.")
     if not on_gpu:
         if asked not in ("auto", "sdpa"):
             raise BadInput(f"attention={asked} is for GPUs, and this run is on a CPU: take attention=sdpa, or auto.")
@@ -79,15 +83,16 @@ def resolve_attention(config: RunConfig) -> Attention:
 def _fastest(config: RunConfig) -> Attention:
     if not config.document_mask:
         return Attention("sdpa", f"no mask, {_backend(config)}")
-    reasons = {name: _missing(name, config) for name in (*FLASH, "varlen", "flex_attention")}
+    reasons = {name: _missing(name, config) for name in ("varlen", "flash_attention_2", "flex_attention")}
     found = next((name for name, missing in reasons.items() if not missing), None)
     if found is None:
         raise BadInput(
             f"document_mask on this GPU: attention=varlen {reasons['varlen']}, and attention=flex_attention "
             f"{reasons['flex_attention']}: change that, or take attention=sdpa, whose dense mask is slow."
         )
-    kinds = {"varlen": "torch's own, document by document", "flex_attention": f"varlen {reasons['varlen']}"}
-    return Attention(found, kinds.get(found, "installed, document by document"))
+    return Attention(
+        found, f"varlen {reasons['varlen']}" if reasons["varlen"] else "torch's own, document by document"
+    )
 
 
 def _missing(name: str, config: RunConfig) -> str:
@@ -145,8 +150,7 @@ def varlen_attention(
     """(B, H, T, d) and (B, K, T, d) in, (B, T, H, d) out. Without documents, as while it generates, it is SDPA."""
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    kind = value.dtype  # RoPE may have made fp32 of queries and keys; the kernel is out of autocast's reach
-    flat = [states.transpose(1, 2).flatten(0, 1).to(kind) for states in (query, key, value)]
+    flat = [states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)]
     options: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0)} | WITH_GQA  # causal
     bounds: Any = (cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k)
     attended: Any = varlen_attn(flat[0], flat[1], flat[2], *bounds, **options)

@@ -49,9 +49,10 @@ class Compilation:
 
     def apply(self, model: Any, plan: "Plan", documents: bool = False) -> None:
         """Before anything wraps the model; hooks that see what layers put out are installed already."""
+        if self.name != "none" or self.loss:
+            _allow(most_graphs(plan, documents))
         if self.name == "none":
             return
-        _allow(most_graphs(plan, documents))
         compiled = _compiled()
         if self.name == "model":
             model.forward = _only_in_training(model, compiled)

@@ -13,7 +13,7 @@ from yxanul.data.plan import Plan
 from yxanul.data.stream import Stream
 from yxanul.data.tokenizers import load_tokenizer
 from yxanul.evaluation.bits_per_byte import HeldOut
-from yxanul.evaluation.zero_shot import find_task
+from yxanul.evaluation.zero_shot import WATCHED, find_task
 from yxanul.training.config import RunConfig
 from yxanul.training.gates import FEWEST_DOCUMENTS
 
@@ -92,6 +92,8 @@ def _check_gates(config: RunConfig, held_out: dict[str, HeldOut]) -> None:
     for stage, gate in config.gates().items():
         for task, _ in gate.holds:
             find_task(task)
+            if config.tokenizer is None and task.partition("=")[0] in WATCHED:
+                raise config.wrong(f"stage {stage}, gate: {task} is asked in words: set tokenizer, as the bins' was.")
         for domain in (gate.domain, *gate.known):
             documents = held_out[domain].documents
             if documents < FEWEST_DOCUMENTS:

@@ -36,7 +36,8 @@ def multiply(rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor], dtype:
     (left, left_scale), (right, right_scale) = rows, columns
     left, right = left.contiguous(), right.t().contiguous().t()
     if left.device.type == "cpu":  # the same sums; torch's own kernel took a thousand times as long on a CPU with AMX
-        return ((left.float() @ right.float()) * (left_scale * right_scale)).to(dtype)
+        with torch.autocast("cpu", enabled=False):
+            return ((left.float() @ right.float()) * (left_scale * right_scale)).to(dtype)
     return torch._scaled_mm(left, right, left_scale, right_scale, out_dtype=dtype, use_fast_accum=fast)
 
 
