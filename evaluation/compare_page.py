@@ -32,7 +32,7 @@ details { background: var(--card); border: 1px solid var(--line); border-radius:
 details { padding: .4rem .7rem; }
 summary { cursor: pointer; } pre { white-space: pre-wrap; margin: .2rem 0 .6rem; font-size: .85rem; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 0 1.5rem; }
-svg { width: 100%; height: auto; display: block; }
+svg { width: 100%; max-width: 36rem; height: auto; display: block; }
 svg text { fill: var(--text); font: 13px system-ui, sans-serif; paint-order: stroke; stroke: var(--back); }
 svg text { stroke-width: 5px; } svg .soft { fill: var(--soft); }
 .axis { stroke: var(--line); } .zero { stroke: var(--soft); }

@@ -94,6 +94,14 @@ def test_a_task_that_nobody_brings_is_refused_before_any_work(gated):
     assert offline() == 2 and "Rowan/hellaswag cannot be read from the Hub" in offline.said()
 
 
+def test_a_task_in_words_needs_a_tokenizer(gated, tmp_path):
+    sums = tmp_path / "sums.jsonl"
+    sums.write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    mute = gated({"falls": 0.02, "holds": {f"gsm8k_bits={sums}": 0.1}}, {"falls": 0.02})
+    assert mute() == 2 and "is asked in words: set tokenizer, as the bins' was." in mute.said()
+    assert not mute.folder.exists()
+
+
 def test_a_gate_with_a_handful_of_documents_is_refused_before_any_work(gated):
     few = gated({"falls": 0.02}, {"falls": 0.02}, validation_tokens=100)
     assert few() == 2 and "a gate needs 8 at least" in few.said() and not few.folder.exists()
