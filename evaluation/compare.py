@@ -79,6 +79,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="a folder of `yxanul evaluate`")
     parser.add_argument("--html", type=Path, default=Path("compare.html"), metavar="FILE", help="the page to write")
     options = parser.parse_args(arguments)
+    options.results = list(dict.fromkeys(options.results))
     if len(options.results) < 2:
         raise BadInput("compare needs two results or more: name another folder of `yxanul evaluate`.")
     results = [read_result(folder, str(folder)) for folder in options.results]
@@ -103,7 +104,9 @@ def read_result(folder: Path, label: str) -> Result:
         done = [name for name, task in facts["tasks"].items() if task["status"] == "done"]
         for name, field in itertools.product(done, ("version", "shots", "metrics")):
             facts["tasks"][name][field]
-    except (ValueError, KeyError, TypeError) as error:
+        for metric in (metric for name in done for metric in facts["tasks"][name]["metrics"].values()):
+            float(metric["value"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{file} is no result of `yxanul evaluate`: {type(error).__name__}: {error}.") from None
     return Result(folder, label, facts, {name: _read_samples(folder / f"samples-{name}.jsonl") for name in done})
 
@@ -112,15 +115,17 @@ def _read_samples(file: Path) -> dict[str, dict[str, Any]]:
     if not file.exists():
         raise BadInput(f"{file} does not exist: run `yxanul evaluate` again, with the same --out.")
     samples: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            sample = json.loads(line)
-            name = str(sample["id"])
-            samples.setdefault(name, sample | {"metrics": dict(sample["metrics"])})
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{file}, line {number} is no sample: {type(error).__name__}: {error}.") from None
-        if len(samples) < number:
-            raise BadInput(f"{file}, line {number}: the id {name!r} is there twice, and ids pair the samples.")
+    with file.open(encoding="utf-8") as lines:  # a text may hold what splitlines() takes for an end of line
+        for number, line in enumerate(lines, 1):
+            try:
+                sample = json.loads(line)
+                name = str(sample["id"])
+                values = {metric: float(value) for metric, value in sample["metrics"].items()}
+                samples.setdefault(name, sample | {"metrics": values})
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise BadInput(f"{file}, line {number} is no sample: {type(error).__name__}: {error}.") from None
+            if len(samples) < number:
+                raise BadInput(f"{file}, line {number}: the id {name!r} is there twice, and ids pair the samples.")
     return samples
 
 
@@ -148,8 +153,15 @@ def _refusal(task: str, first: Result, other: Result) -> str | None:
     for field in ("version", "shots"):
         if one[field] != two[field]:
             return f"{task}: {field} {one[field]} in {first.label}, {two[field]} in {other.label}"
-    if not first.samples[task].keys() & other.samples[task].keys():
-        return f"{task}: {first.label} and {other.label} have no sample in common"
+    both = f"{first.label} and {other.label}"
+    if not one["metrics"].keys() & two["metrics"].keys():
+        return f"{task}: {both} have no figure in common: {', '.join(one['metrics'])}; {', '.join(two['metrics'])}"
+    own, others = first.samples[task], other.samples[task]
+    common = own.keys() & others.keys()
+    if not common:
+        return f"{task}: {both} have no sample in common"
+    if all(own[name].get("prompt") != others[name].get("prompt") for name in common):
+        return f"{task}: {both} have no prompt in common: they are of other data"
     return None
 
 
@@ -159,6 +171,9 @@ def _pair(task: str, first: Result, other: Result) -> Pair:
     notes = []
     if len(common) < max(len(one), len(two)):
         notes.append(f"{len(common):,} samples in common, of {len(one):,} and {len(two):,}; the others are left out")
+    boundaries = {result.facts["tasks"][task].get("boundary") for result in (first, other)}
+    if len(boundaries) > 1:
+        notes.append("context and continuation were encoded apart in one of them and jointly in the other")
     unlike = sum(one[name].get("prompt") != two[name].get("prompt") for name in common)
     if unlike:
         notes.append(f"{unlike:,} samples have another prompt in {other.label}")

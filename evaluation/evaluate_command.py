@@ -45,7 +45,10 @@ def main(arguments: list[str]) -> int:
 
         tasks = find_tasks([name for word in names for name in fnmatch.filter(all_tasks(), word) or [word]])
         names = [task.name for task in tasks]
-        files = _files(options.data, names)
+        files = _files(options.data, tasks)
+        for task in tasks:
+            if options.shots and task.example is None:
+                say(f"{task.name} has no solved examples to show: 0 shots.")
         sandbox = _sandbox(options, [task.name for task in tasks if task.runs_code])
 
         from yxanul.evaluation.metrics import load_metric
@@ -60,9 +63,9 @@ def main(arguments: list[str]) -> int:
         results = begun(out, subject, arguments)
         run_tasks(subject, ready, out, results, rows=options.batch_size, **sandbox)
 
-    from accelerate import PartialState
+    from yxanul.evaluation.text_model import processes
 
-    state = PartialState()
+    state = processes()
     if state.is_main_process:
         show(results, names)
         say(f"{out}: results.json, and samples-TASK.jsonl with every prompt and output.")
@@ -97,16 +100,21 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def _files(given: list[str], tasks: list[str]) -> dict[str, str]:
-    files = {}
-    known = [*tasks, *(f"{task}.shots" for task in tasks)]
+def _files(given: list[str], tasks: list[Any]) -> dict[str, str]:
+    files: dict[str, str] = {}
+    known = [task.name for task in tasks if task.source is not None]
+    known += [f"{task.name}.shots" for task in tasks if task.source is not None and task.example is not None]
     for text in given:
-        name, _, path = text.rpartition("=")
+        name, _, path = ("", "", text) if Path(text).is_file() else text.rpartition("=")
+        if not known:
+            raise BadInput(f"--data {text}: no task that runs reads a file: leave it out.")
         if not name and len(tasks) > 1:
-            raise BadInput(f"--data {text}: say whose it is, such as --data {tasks[0]}={text}.")
-        name = name or tasks[0]
+            raise BadInput(f"--data {text}: say whose it is, such as --data {known[0]}={text}.")
+        name = name or known[0]
         if name not in known:
-            raise BadInput(f"--data {text}: {name} is none of what runs: {', '.join(known)}.")
+            raise BadInput(f"--data {text}: {name} is none of what reads files: {', '.join(known)}.")
+        if name in files:
+            raise BadInput(f"--data {text}: {name} has a file already, {files[name]}: leave one out.")
         if not Path(path).is_file():
             raise BadInput(f"--data {text}: there is no file {path}.")
         files[name] = path
@@ -135,12 +143,17 @@ def begun(out: Path, subject: Any, arguments: list[str]) -> dict[str, Any]:
     import transformers
 
     from yxanul import __version__
+    from yxanul.evaluation.text_model import processes
 
     file, before = out / "results.json", {}
     if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        if before["revision"] != subject.revision:
-            raise BadInput(f"{file} is of {before['revision']}, not of {subject.revision}: give another --out.")
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+            revision, _ = before["revision"], before["tasks"]
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(f"{file} is no result of this command: give another --out, or remove it.") from None
+        if revision != subject.revision:
+            raise BadInput(f"{file} is of {revision}, not of {subject.revision}: give another --out.")
     versions = {"yxanul": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     return {
         "format": 1,
@@ -150,6 +163,7 @@ def begun(out: Path, subject: Any, arguments: list[str]) -> dict[str, Any]:
         "parameters": subject.model.num_parameters(),
         "dtype": str(subject.model.dtype),
         "device": subject.device.type,
+        "processes": processes().num_processes,
         "longest": subject.longest,
         "protocol": PROTOCOL,
         "command": f"yxanul evaluate {shlex.join(arguments)}",
@@ -182,7 +196,7 @@ def show(results: dict[str, Any], names: list[str]) -> None:
     for name in names:
         entry = results["tasks"][name]
         if entry["status"] != "done":
-            say(f"{name} was not run: {entry['reason']}.")
+            say(f"{name} was not run: {entry['reason'].rstrip('.')}.")
         elif entry["boundary"] == "apart":
             say(f"{name}: tokens cross spaces, so context and continuation were encoded apart, not as lm-eval does.")
         if entry.get("cut"):

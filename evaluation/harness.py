@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from yxanul.bad_input import BadInput, unknown_name
@@ -21,7 +20,7 @@ from yxanul.data.progress import say
 from yxanul.data.whole_files import write_json, write_whole
 from yxanul.evaluation.generation import Prompt, Writer
 from yxanul.evaluation.scoring import Scorer, total
-from yxanul.evaluation.text_model import TextModel, load
+from yxanul.evaluation.text_model import TextModel, load, processes
 
 try:
     import lm_eval
@@ -45,7 +44,7 @@ class YxanulLM(LM):
     ) -> None:
         """`batch_size`: rows, or "auto"; the last two come from lm-eval's command line, and accelerate decides."""
         super().__init__()
-        self._state = PartialState()
+        self._state = processes()
         if isinstance(pretrained, str):
             pretrained = load(pretrained, revision=revision, trust_remote_code=trust_remote_code)
         self.subject, self.tokenizer = pretrained, pretrained.tokenizer
@@ -64,7 +63,7 @@ class YxanulLM(LM):
             until, tokens = wanted.pop("until"), wanted.pop("max_gen_toks")
             if wanted.pop("do_sample") or {name for name in wanted if name != "temperature"}:
                 raise BadInput(f"this model generates greedily, and the task wants {options}: use lm_eval --model hf.")
-            prompts.append(Prompt(text, tuple(until), tokens))
+            prompts.append(Prompt(text, tuple(filter(None, until)), tokens))
         return list(dict(sorted(self._run(Writer(self.subject, prompts, rows=self._rows)))).values())
 
     def _scores(self, pairs: list[Any]) -> Any:

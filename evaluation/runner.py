@@ -11,16 +11,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from yxanul.data.progress import Progress, say
 from yxanul.data.whole_files import write_json, write_whole
 from yxanul.evaluation.generation import Prompt, Writer
 from yxanul.evaluation.metrics import load_metric
+from yxanul.evaluation.sandbox import SandboxUnavailable
 from yxanul.evaluation.scoring import Score, Scorer
 from yxanul.evaluation.task import SHOTS_SEED, Choices, Request, Task, TaskData
-from yxanul.evaluation.text_model import TextModel
+from yxanul.evaluation.text_model import TextModel, processes
 
 
 def run_tasks(
@@ -34,7 +34,7 @@ def run_tasks(
     refused: str = "",
 ) -> None:
     """Adds to `results`, and writes it. `run_program` takes programs to the sandbox; `refused`: why there is none."""
-    state = PartialState()
+    state = processes()
     out.mkdir(parents=True, exist_ok=True)
     for task, data in tasks:
         began, stem = time.monotonic(), out / f"samples-{task.name}"
@@ -43,32 +43,37 @@ def run_tasks(
             **{"shots": data.shots, "seed": SHOTS_SEED, "data": data.place, "boundary": subject.boundary},
             **{"main": list(task.main), "chance": dict(task.chance), "claims": dict(task.claims)},
         }
-        reason = _not_run(subject, task, data, refused)
-        if reason:
-            entry |= {"status": "not run", "reason": reason}
-        else:
+        reason = _too_long(subject, data)
+        if not reason:
             engine, items = engine_of(subject, data.requests, rows=rows)
-            content = json.dumps(entry) + repr(engine.batches) + repr(data.requests)
+            model = f"{subject.revision} {subject.model.dtype}"
+            content = model + json.dumps(entry) + repr(engine.batches) + repr(data.requests) + repr(data.documents)
             entry["fingerprint"] = hashlib.sha256(content.encode()).hexdigest()[:16]
             if results["tasks"].get(task.name, {}).get("fingerprint") == entry["fingerprint"]:
                 continue
+            reason = refused if task.runs_code else ""
+        if not reason:
             found = _run_batches(engine, stem, entry["fingerprint"], state)
             entry["cut"] = sum(bool(engine.cut.intersection(own)) for own in items)
         if state.is_main_process:
             if not reason:
-                entry["metrics"], samples = judge(task, data, _answers(data.requests, items, found), run_program)
-                lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
-                write_whole(Path(f"{stem}.jsonl"), lines)
+                try:
+                    entry["metrics"], samples = judge(task, data, _answers(data.requests, items, found), run_program)
+                except SandboxUnavailable as error:  # what was generated stays, for another start
+                    reason = str(error)
+                else:
+                    lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
+                    write_whole(Path(f"{stem}.jsonl"), lines)
+                    for file in out.glob(f"{stem.name}.partial-*"):
+                        file.unlink()
+            if reason:
+                entry |= {"status": "not run", "reason": reason, "fingerprint": ""}
             results["tasks"][task.name] = entry | {"seconds": round(time.monotonic() - began, 1)}
             write_json(out / "results.json", results)
-            for file in out.glob(f"{stem.name}.partial-*"):
-                file.unlink()
         state.wait_for_everyone()
 
 
-def _not_run(subject: TextModel, task: Task, data: TaskData, refused: str) -> str:
-    if task.runs_code and refused:
-        return refused
+def _too_long(subject: TextModel, data: TaskData) -> str:
     first = data.requests[0]
     if isinstance(first, Prompt) and first.tokens >= subject.longest:
         return f"it generates {first.tokens} tokens behind each prompt, and the model takes {subject.longest} in all"
@@ -90,7 +95,7 @@ def engine_of(subject: TextModel, requests: list[Request], **how: Any) -> tuple[
     return kind(subject, inputs, **how), items
 
 
-def _run_batches(engine: Any, stem: Path, fingerprint: str, state: PartialState) -> dict[int, list]:
+def _run_batches(engine: Any, stem: Path, fingerprint: str, state: Any) -> dict[int, list]:
     """What came of every batch, on every process; what is done lies in STEM.partial-PROCESS.jsonl until all are."""
     done = broadcast_object_list([_done_before(stem, fingerprint) if state.is_main_process else None])[0]
     own: dict[int, list] = {}
@@ -110,15 +115,18 @@ def _run_batches(engine: Any, stem: Path, fingerprint: str, state: PartialState)
 
 def _done_before(stem: Path, fingerprint: str) -> dict[int, list]:
     """Of however many processes, gathered into the file of the first."""
-    done = {}
-    for file in stem.parent.glob(f"{stem.name}.partial-*"):
+    done, files = {}, list(stem.parent.glob(f"{stem.name}.partial-*"))
+    for file in files:
         for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
             of, number, found = json.loads(line) if line.endswith("\n") else ("half a line, of a kill", 0, [])
             if of == fingerprint:
                 done[number] = found
-        file.unlink()
     lines = [json.dumps([fingerprint, number, found]) + "\n" for number, found in done.items()]
-    write_whole(Path(f"{stem}.partial-0.jsonl"), lines)
+    gathered = Path(f"{stem}.partial-0.jsonl")
+    write_whole(gathered, lines)
+    for file in files:
+        if file != gathered:
+            file.unlink()
     if done:
         say(f"{stem.name.removeprefix('samples-')}: {len(done):,} batches are done already.")
     return done

@@ -145,7 +145,25 @@ def read_data(task: Task, files: Mapping[str, str], shots: int | None = None, li
         except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
             raise BadInput(f"{task.name}: document {number} of {place} is not as it should be: {error!r}.") from None
         requests.append(request)
+    _check_answers(task, documents, requests, place)
     return TaskData(documents, requests, place, shots)
+
+
+def _check_answers(task: Task, documents: list[Document], requests: list[Request], place: str) -> None:
+    """The metric judges made-up answers, so that nothing proves wrong when all the work is done."""
+    from yxanul.evaluation.metrics import load_metric
+
+    if task.runs_code:
+        return
+    metric, judged = load_metric(task.metric), []
+    try:
+        for document, request in zip(documents, requests, strict=True):
+            answer: Any = "" if isinstance(request, Prompt) else -1.0
+            judged.append(task.judged(document, [-1.0] * len(request[1]) if isinstance(request, Choices) else answer))
+        metric.compute(**{name: [found[name] for found in judged] for name in metric.features}, per_sample=True)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, AssertionError) as error:
+        of = f"document {len(judged)} of {place}" if len(judged) < len(documents) else place
+        raise BadInput(f"{task.name}: {of} cannot be judged: {' '.join(str(error).split())}.") from None
 
 
 def _shots(draw: Random, pool: Sequence[Document], count: int, document: Document, task: Task) -> list[Document]:
@@ -176,6 +194,8 @@ def _from_file(path: str) -> tuple[list[Document], str]:
     documents = []
     with open_bytes(path) as lines:
         for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             try:
                 document = json.loads(line)
             except ValueError as error:

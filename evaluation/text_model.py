@@ -92,9 +92,16 @@ def evaluating(model: Any) -> Iterator[None]:
             module.training = True
 
 
+def processes() -> Any:
+    """accelerate's state of them. Without an accelerator it must be told so, or each process believes itself alone."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 def load(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> TextModel:
     """On this process's device."""
-    from accelerate import PartialState
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     import yxanul
@@ -104,18 +111,22 @@ def load(name: str, *, revision: str | None = None, trust_remote_code: bool = Fa
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise BadInput(f"{name} cannot be loaded as a causal model with its tokenizer: {reason}.") from None
-    device = PartialState().device
-    found = getattr(model.config, "_commit_hash", None) or _weights_hash(Path(name))
+    device = processes().device
+    found = getattr(model.config, "_commit_hash", None) or _hash_of(Path(name))
     return TextModel(model.to(device), tokenizer, device, found)
 
 
-def _weights_hash(folder: Path) -> str:
+OF_TRAINING = ("optimizer.", "rank-", "trainer_state.", "scales.", "COMPLETE")
+
+
+def _hash_of(folder: Path) -> str:
+    """Of all that decides what a model says: weights, configuration, code, tokenizer."""
     digest = hashlib.sha256()
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "tokenizer.json"]):
-        if file.is_file():
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and not file.name.startswith(OF_TRAINING):
             with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+                digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
     return f"sha256:{digest.hexdigest()[:16]}"

@@ -84,6 +84,8 @@ class _ForkServer:
             os.write(job, json.dumps([program, nonce]).encode())
             os.lseek(job, 0, os.SEEK_SET)
             socket.send_fds(self._control, [struct.pack("d", seconds)], [job, writer])
+        except OSError as error:
+            raise SandboxUnavailable(f"the sandbox's process is gone ({error}).") from None
         finally:
             os.close(job)
             os.close(writer)

@@ -105,19 +105,11 @@ def test_a_killed_evaluation_goes_on_as_if_undisturbed(checkpoint, data, tmp_pat
 def test_two_processes_are_as_one(checkpoint, data, tmp_path):
     folder = checkpoint("learnt", "bpe", 512)
     assert evaluate(folder, ALL, tmp_path / "one", *data, "--batch-size", "2") == 0
-    launch = [
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--main_process_port",
-        "0",
-        "-m",
-        "yxanul",
-    ]
+    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "yxanul"]
     words = ["evaluate", folder, "--tasks", ALL, "--out", tmp_path / "two", *data, "--batch-size", "2"]
     done = subprocess.run([sys.executable, "-m", *launch, *map(str, words)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "two/results.json").read_text())["processes"] == 2
     assert figures(tmp_path / "two") == figures(tmp_path / "one")
     for name in ALL.split(","):
         one, two = ((tmp_path / out / f"samples-{name}.jsonl").read_text() for out in ("one", "two"))
@@ -214,8 +206,10 @@ class TestBadInput:
             ("helaswag", (), "unknown task 'helaswag': did you mean hellaswag?"),
             ("gsm8k", ("--limit", 0), "--limit 0 must be at least 1"),
             ("gsm8k,c4", ("--data", "x.jsonl"), "say whose it is, such as --data gsm8k=x.jsonl"),
-            ("gsm8k", ("--data", "c4=x.jsonl"), "c4 is none of what runs: gsm8k, gsm8k.shots"),
+            ("gsm8k", ("--data", "c4=x.jsonl"), "c4 is none of what reads files: gsm8k, gsm8k.shots"),
             ("gsm8k", ("--data", "missing.jsonl"), "there is no file missing.jsonl"),
+            ("builtin_math", ("--data", "x.jsonl"), "no task that runs reads a file"),
+            ("wikitext", ("--data", "wikitext.shots=x.jsonl"), "is none of what reads files: wikitext."),
             ("gsm8k", ("--harness", "--data", "x.jsonl"), "--harness takes neither --data"),
         ],
     )

@@ -109,7 +109,8 @@ class TeAttention(YxanulAttention):
         is_plain_causal = attention_mask is None and past_key_values is None and kwargs.get("position_ids") is None
         if not (self.training and is_plain_causal):
             return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs)
-        widths = [part.stop - part.start for part in (self.q_proj, self.k_proj, self.v_proj)]
+        parts: Any = self.q_proj, self.k_proj, self.v_proj
+        widths = [part.stop - part.start for part in parts]
         # one cut, one gradient of it; three columns would each fill a whole one
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in hidden_states.split(widths, -1))
         angles = self.angles(hidden_states.shape[1])
