@@ -7,7 +7,8 @@
     yxanul evaluate gpt2 --harness --tasks arc_easy,piqa
     accelerate launch --num_processes 8 -m yxanul evaluate gpt2 --tasks hellaswag
 
-Prompts, stops, few-shot choice and versions are those of lm-eval 0.4.13; docs/evaluation.md has the agreement.
+Prompts, stops, few-shot choice and versions are those of lm-eval 0.4.13; docs/evaluation.md has the agreement. Exit
+codes: 0 done, 2 bad input, or nothing could be run.
 """
 
 import argparse
@@ -29,7 +30,7 @@ PROTOCOL = "lm-eval 0.4.13"
 
 def main(arguments: list[str]) -> int:
     options = _parsed(arguments)
-    out = options.out or Path("results") / Path(options.model).name
+    out = options.out or Path("results", options.model.strip("./").replace("/", "-"))
     names = options.tasks.split(",")
     model = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
     if options.harness:
@@ -71,7 +72,7 @@ def main(arguments: list[str]) -> int:
         say(f"{out}: results.json, and samples-TASK.jsonl with every prompt and output.")
     if state.num_processes > 1:
         state.destroy_process_group()
-    return 0
+    return 0 if any(results["tasks"][name]["status"] == "done" for name in names) else 2
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
@@ -84,9 +85,13 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     argument("--shots", type=int, metavar="N", help="solved examples before each question (default: the task's)")
     argument("--batch-size", type=int, metavar="N", help="rows of a batch (default: as many as fit)")
     argument(
-        "--data", action="append", default=[], metavar="[TASK=]FILE", help="jsonl or parquet; TASK.shots=FILE; again"
+        "--data",
+        action="append",
+        default=[],
+        metavar="[TASK=]FILE",
+        help="jsonl or parquet with the public columns; TASK.shots=FILE for the solved examples; may be given several times",
     )
-    argument("--out", type=Path, metavar="DIR", help="default: results/MODEL; the same one goes on")
+    argument("--out", type=Path, metavar="DIR", help="default: results/MODEL, with - for /; the same one goes on")
     argument("--revision", help="of a model on the Hub")
     argument("--trust-remote-code", action="store_true", help="run code that the model's repository brings")
     argument("--allow-code-execution", action="store_true", help="run generated programs, in the sandbox")
@@ -126,7 +131,7 @@ def _sandbox(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
     if not tasks:
         return {}
     if not options.allow_code_execution:
-        raise BadInput(f"{' and '.join(tasks)} run programs that the model wrote: add --allow-code-execution.")
+        raise BadInput(f"{' and '.join(tasks)}: programs that the model wrote would run: add --allow-code-execution.")
     sandbox = importlib.import_module("yxanul.evaluation.sandbox")
 
     place = {"container": IMAGE} if options.sandbox == "container" else {}

@@ -106,6 +106,8 @@ def load(name: str, *, revision: str | None = None, trust_remote_code: bool = Fa
 
     import yxanul
 
+    if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise BadInput(f"{name} is no folder here, and no name on the Hub, which is MODEL or OWNER/MODEL.")
     yxanul.register()
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:

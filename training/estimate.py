@@ -139,6 +139,7 @@ def estimate(config: RunConfig, phases: list[dict[str, Any]], name: str, count: 
     """`phases` are those of `yxanul plan`; `price` is of a GPU's hour."""
     from yxanul.training.device import peak_flops
 
+    name = name.lower()
     if name not in GPUS:
         raise BadInput(f"unknown GPU {name!r}: take one of {', '.join(GPUS)}.")
     if config.parallel in SHARDED and count == 1:
@@ -160,7 +161,13 @@ def estimate(config: RunConfig, phases: list[dict[str, Any]], name: str, count: 
         row["hours"] = peak and (phase["training_flops"] + again) / (peak * gpu.mfu * count) / 3600
         lengths.append(row)
     hours = peak and sum(row["hours"] for row in lengths)
-    facts = {"gpu": gpu.name, "count": count, "usable_bytes": usable, "lengths": lengths}
+    facts = {
+        "gpu": gpu.name,
+        "precision": config.precision,
+        "count": count,
+        "usable_bytes": usable,
+        "lengths": lengths,
+    }
     facts |= {"accumulation": accumulation, "checkpointed_every": every}
     facts["fits"] = all(row["memory"]["peak"] <= usable for row in lengths)
     facts["largest_that_fits"] = _largest(config, phases, every, count, usable)

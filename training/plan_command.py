@@ -177,3 +177,5 @@ def print_estimate(facts: dict[str, Any]) -> None:
     cost = "" if facts["cost"] is None else f", {facts['cost']:,.2f} for {facts['hours'] * count:,.1f} GPU hours"
     share = f"{facts['assumed_mfu']:.0%} of {facts['peak_flops'] / 1e12:,.0f} TFLOPS"
     console.print(f"{facts['hours']:,.2f} hours{cost}, if {share} are reached: {facts['assumed_from']}")
+    if facts["precision"] in ("fp8", "te"):
+        console.print(f"the hours are bf16's: how fast {facts['precision']} is was not measured (docs/precision.md)")
