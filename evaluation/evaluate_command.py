@@ -72,6 +72,8 @@ def main(arguments: list[str]) -> int:
         say(f"{out}: results.json, and samples-TASK.jsonl with every prompt and output.")
     if state.num_processes > 1:
         state.destroy_process_group()
+    if not state.is_main_process:  # who has the results
+        return 0
     return 0 if any(results["tasks"][name]["status"] == "done" for name in names) else 2
 
 
@@ -89,7 +91,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="[TASK=]FILE",
-        help="jsonl or parquet with the public columns; TASK.shots=FILE for the solved examples; may be given several times",
+        help="jsonl or parquet, the public columns; TASK.shots=FILE: solved examples; may stand several times",
     )
     argument("--out", type=Path, metavar="DIR", help="default: results/MODEL, with - for /; the same one goes on")
     argument("--revision", help="of a model on the Hub")
