@@ -27,6 +27,10 @@ VERBS = {
     "info": ("yxanul.info", "what a preset or checkpoint is made of: parameters, bytes, FLOPs"),
     "plan": ("yxanul.training.plan_command", "what a recipe would eat: stages, steps, lengths, tokens, epochs"),
     "tokenizer": ("yxanul.data.tokenizer_command", "train BPE or SuperBPE, compare tokenizers"),
+    "suite": (
+        "yxanul.evaluation.suite.suite_command",
+        "what a fine-tuned model can do, by category, judged by programs",
+    ),
     "compare": (
         "yxanul.evaluation.compare",
         "is one result of `evaluate` better than another? differences, with intervals",

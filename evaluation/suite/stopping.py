@@ -1,0 +1,111 @@
+"""Format and stopping: does an answer have the form that was asked for, and does it end where it should?
+
+That it ends means the end-of-text token, before the tokens run out; what it says is not judged there.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from yxanul.data.problems import NAMES, PLACES, THINGS, WORDS, Choices
+from yxanul.evaluation.answers import Answer
+from yxanul.evaluation.suite.question import Category, Checker, Question, drawn
+
+GROUP = "format and stopping"
+
+
+def ended(most_words: int = 1000) -> Checker:
+    def check(answer: Answer) -> str:
+        if not answer.ended:
+            return "it does not end"
+        return "" if len(answer.text.split()) <= most_words else f"more than {most_words} words"
+
+    return check
+
+
+def json_object(right: dict[str, Any]) -> Checker:
+    def check(answer: Answer) -> str:
+        try:
+            found = json.loads(answer.text)
+        except (ValueError, RecursionError):
+            return "no JSON"
+        return "" if found == right else f"not {json.dumps(right)}"
+
+    return check
+
+
+def bullets(words: list[str]) -> Checker:
+    """Lines "- word", and nothing else."""
+
+    def check(answer: Answer) -> str:
+        lines = [line.strip() for line in answer.text.strip().splitlines()]
+        if not all(re.fullmatch(r"[-*] \S.*", line) for line in lines):
+            return "a line without its dash"
+        return "" if [line[2:] for line in lines] == words else f"not {', '.join(words)}"
+
+    return check
+
+
+def matching(pattern: str, called: str) -> Checker:
+    return lambda answer: "" if re.fullmatch(pattern, answer.text.strip()) else f"not {called}"
+
+
+def _object(choices: Choices) -> Question:
+    name, age = choices.pick(NAMES), choices.between(5, 90)
+    prompt = f"Write as a JSON object with the fields name and age: {name} is {age} years old."
+    right = {"name": name, "age": age}
+    return Question(prompt, json_object(right), json.dumps(right))
+
+
+def _list(choices: Choices) -> Question:
+    words = choices.some(WORDS, choices.between(2, 4))
+    prompt = f"Write as a list, each on a line of its own behind a dash: {', '.join(words)}."
+    return Question(prompt, bullets(words), "\n".join(f"- {word}" for word in words))
+
+
+def _one_word(choices: Choices) -> Question:
+    thing, place = choices.pick(THINGS), choices.pick(PLACES)
+    prompt = f"The {thing} is in the {place}. Where is it? Answer with one word."
+    return Question(prompt, matching(rf"(?i){place}\.?", f"{place} alone"), place)
+
+
+def _number_only(choices: Choices) -> Question:
+    count, thing = choices.between(3, 99), choices.pick(THINGS)
+    prompt = f"There are {count} {thing}s on the table. How many are there? Answer with a number only."
+    return Question(prompt, matching(rf"{count}\.?", f"{count} alone"), str(count))
+
+
+def _sentence(choices: Choices) -> Question:
+    word = choices.pick(WORDS)
+    pattern = r"(?s)[A-Z][^.!?]*(?<=\s)[^.!?]*[.!?]"
+    prompt = f"Write one short sentence about this: {word}."
+    return Question(prompt, matching(pattern, "one whole sentence"), f"I like {word} things.")
+
+
+def _quoted(choices: Choices) -> Question:
+    word = choices.pick(WORDS)
+    return Question(f"Write this word between double quotes: {word}", matching(rf'"{word}"\.?', "quoted"), f'"{word}"')
+
+
+def _stops(prompt: str, right: str, words: int) -> Callable[[Choices], Question]:
+    def make(choices: Choices) -> Question:
+        name, thing = choices.pick(NAMES), choices.pick(THINGS)
+        return Question(prompt.format(name=name, thing=thing), ended(words), right.format(name=name, thing=thing))
+
+    return make
+
+
+CATEGORIES = [
+    Category("JSON objects", GROUP, drawn(_object), tokens=32),
+    Category("lists", GROUP, drawn(_list), tokens=32),
+    Category("one word", GROUP, drawn(_one_word)),
+    Category("a number only", GROUP, drawn(_number_only)),
+    Category("one sentence", GROUP, drawn(_sentence), tokens=32),
+    Category("quotes", GROUP, drawn(_quoted)),
+    Category(
+        "ends a greeting", GROUP, drawn(_stops("{name} says hello. Answer in a few words.", "Hello, {name}!", 12))
+    ),
+    Category("ends a thank-you", GROUP, drawn(_stops("Thank {name} for the {thing}.", "Thank you, {name}.", 14))),
+    Category("ends a yes or no", GROUP, drawn(_stops("Can {name} eat a {thing}? Yes or no?", "No.", 4))),
+]

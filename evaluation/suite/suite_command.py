@@ -1,0 +1,173 @@
+"""`yxanul suite MODEL`: over forty kinds of small questions, each judged by a program; what can this model do?
+
+    yxanul suite runs/sft/final --allow-code-execution --calculator
+    yxanul suite runs/sft/final --compare runs/lora/final
+    yxanul suite runs/demo/final --plain                        # a base model: Question: ... Answer:
+    yxanul suite runs/sft/final --mode single --input "What is 7 + 8?"
+    yxanul suite runs/sft/final --mode chat
+
+Greedy, 16 new tokens unless a category needs more. Sums, patterns and instructions come from a generator; --seed draws
+others. Not here: judging what cannot be judged by a program (style, truth of free text), sampling.
+"""
+
+import argparse
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from yxanul.bad_input import BadInput
+from yxanul.data.progress import answer, say
+
+MODES = "test", "chat", "single"
+WITH_CALCULATOR = "calculator format", "arithmetic"
+
+
+def main(arguments: list[str]) -> int:
+    options = _parsed(arguments)
+    if options.mode == "chat":
+        from yxanul.evaluation.chat import main as chat
+
+        return chat([options.model])
+
+    from yxanul.evaluation.text_model import load
+
+    subject = load(options.model)
+    if options.mode == "single":
+        answer(_single(subject, options).text)
+        return 0
+    runner, refused = _sandbox(options.allow_code_execution)
+    out = options.out or Path("results") / f"{Path(options.model).name}-suite"
+    _test(subject, options, out, arguments, runner, refused)
+    if options.compare:
+        from yxanul.evaluation import compare
+
+        _test(load(options.compare), options, out / "compared", arguments, runner, refused)
+        results = [compare.read_result(out, options.model), compare.read_result(out / "compared", options.compare)]
+        pairs, refusals = compare.compare(results)
+        compare.show(results[0], pairs)
+        for sentence in refusals:
+            say(f"not compared: {sentence}.")
+    return 0
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="yxanul suite", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    argument = parser.add_argument
+    argument("model", help="a folder, or a name on the Hub")
+    argument("--mode", choices=MODES, default="test", help="all categories; a chat; one answer to --input")
+    argument("--input", metavar="TEXT", help="of --mode single")
+    argument("--compare", metavar="OTHER", help="another model: the same questions, and what differs")
+    argument("--plain", action="store_true", help="Question: ... Answer: instead of the tokenizer's chat template")
+    argument("--calculator", action="store_true", help="sums once more, with the calculator in the loop; shown apart")
+    argument("--allow-code-execution", action="store_true", help="run generated programs, in the sandbox")
+    argument("--new-tokens", type=int, metavar="N", help="of every answer (default: 16; 32 or 64 in some categories)")
+    argument("--batch-size", type=int, metavar="N", help="rows of a batch (default: 16 on a CPU, else 128)")
+    argument("--seed", type=int, default=0, metavar="N", help="of the generated questions")
+    argument("--out", type=Path, metavar="DIR", help="default: results/MODEL-suite")
+    options = parser.parse_args(arguments)
+    if (options.mode == "single") != (options.input is not None):
+        raise BadInput("--mode single and --input TEXT go together: give both, or neither.")
+    for name in ("new_tokens", "batch_size"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise BadInput(f"--{name.replace('_', '-')} {value} must be at least 1.")
+    return options
+
+
+def _sandbox(allowed: bool) -> tuple[Callable[[str], Any] | None, str]:
+    """What runs a program; or why nothing does."""
+    if not allowed:
+        return None, "programs that a model wrote run only with --allow-code-execution"
+    from yxanul.evaluation import sandbox
+
+    try:
+        say(f"Generated programs run in the sandbox: {sandbox.level()}.")
+    except sandbox.SandboxUnavailable as error:
+        return None, str(error).rstrip(".")
+    return sandbox.run_program, ""
+
+
+def _form(subject: Any, plain: bool) -> str:
+    return "plain" if plain or not subject.tokenizer.chat_template else "chat template"
+
+
+def _prompt(subject: Any, text: str, form: str, tokens: int) -> Any:
+    from yxanul.evaluation.generation import Prompt
+
+    if form == "plain":
+        return Prompt(f"Question: {text}\nAnswer:", ("\nQuestion:",), tokens)
+    messages = [{"role": "user", "content": text}]
+    return Prompt(
+        subject.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True), (), tokens
+    )
+
+
+def _single(subject: Any, options: argparse.Namespace) -> Any:
+    from yxanul.evaluation.answers import write_answers
+    from yxanul.evaluation.suite.question import NEW_TOKENS
+
+    prompt = _prompt(subject, options.input, _form(subject, options.plain), options.new_tokens or NEW_TOKENS)
+    return write_answers(subject, [prompt], calculator=options.calculator)[0]
+
+
+def all_categories(run_program: Callable[[str], Any] | None) -> list[Any]:
+    from yxanul.evaluation.suite import code, facts, instructions, patterns, stopping, sums
+
+    parts = facts.CATEGORIES, sums.CATEGORIES, code.categories(run_program), instructions.CATEGORIES
+    return [category for part in (*parts, patterns.CATEGORIES, stopping.CATEGORIES) for category in part]
+
+
+def _test(
+    subject: Any,
+    options: argparse.Namespace,
+    out: Path,
+    arguments: list[str],
+    run_program: Callable[[str], Any] | None,
+    refused: str,
+) -> None:
+    from yxanul.evaluation.evaluate_command import begun
+    from yxanul.evaluation.suite import report
+
+    form = _form(subject, options.plain)
+    results = begun(out, subject, arguments)
+    results["command"] = f"yxanul suite {shlex.join(arguments)}"
+    tokens = f"{options.new_tokens} new tokens" if options.new_tokens else "16 new tokens (some categories 32 or 64)"
+    results["protocol"] = f"yxanul suite {report.VERSION}, {form}, seed {options.seed}, greedy, {tokens}"
+    found = judge(subject, all_categories(run_program), form, options, refused)
+    report.write(found, out, results)
+    report.show(found)
+    say(f"{results['model']}: {results['protocol']}.")
+    if refused:
+        say(f"code execution was not run: {refused}.")
+    say(f"{out}: report.md with failures, results.json, samples-GROUP.jsonl.")
+
+
+def judge(subject: Any, categories: list[Any], form: str, options: argparse.Namespace, refused: str) -> list[Any]:
+    """Every category; behind them the sums with the calculator, if it was asked for."""
+    from yxanul.data.problems import Choices
+    from yxanul.evaluation.answers import write_answers
+    from yxanul.evaluation.suite.question import fault
+    from yxanul.evaluation.suite.report import Judged
+
+    found = []
+    for calculator in (False, True) if options.calculator else (False,):
+        taken = [each for each in categories if not calculator or each.group in WITH_CALCULATOR]
+        runs = [each for each in taken if not (each.runs_code and refused)]
+        questions = {each.name: each.questions(Choices(options.seed)) for each in runs}
+        prompts = [
+            _prompt(subject, question.prompt, form, options.new_tokens or each.tokens)
+            for each in runs
+            for question in questions[each.name]
+        ]
+        answers = iter(write_answers(subject, prompts, calculator=calculator, rows=options.batch_size, title="suite"))
+        for each in taken:
+            group = f"{each.group} with the calculator" if calculator else each.group
+            if each not in runs:
+                found.append(Judged(each, group, [], [], [], refused))
+                continue
+            said = [next(answers) for _ in questions[each.name]]
+            faults = [fault(*pair) for pair in zip(questions[each.name], said, strict=True)]
+            found.append(Judged(each, group, questions[each.name], said, faults))
+    return found
