@@ -27,6 +27,8 @@ VERBS = {
     "info": ("yxanul.info", "what a preset or checkpoint is made of: parameters, bytes, FLOPs"),
     "plan": ("yxanul.training.plan_command", "what a recipe would eat: stages, steps, lengths, tokens, epochs"),
     "tokenizer": ("yxanul.data.tokenizer_command", "train BPE or SuperBPE, compare tokenizers"),
+    "chat": ("yxanul.evaluation.chat", "talk to a model, at a terminal or through a pipe"),
+    "generate": ("yxanul.evaluation.generate_command", "answers to a file of prompts; data sets to distil from"),
     "suite": (
         "yxanul.evaluation.suite.suite_command",
         "what a fine-tuned model can do, by category, judged by programs",

@@ -1,0 +1,227 @@
+"""`yxanul chat MODEL`: talk to a model, word by word as it writes; /reset forgets, /save FILE keeps, /quit ends.
+
+    yxanul chat runs/sft/final --system "Answer briefly."
+    yxanul chat runs/sft/final --temperature 0.7 --top-p 0.9
+    printf 'Hello!\\nAnd again?\\n' | yxanul chat runs/sft/final          # each line is a turn
+
+Every turn encodes the whole conversation with the tokenizer's chat template, so the model sees what one encoding of it
+would give. What no longer fits loses its oldest turns, and that is said. Our models on a CPU decode by decoding.py,
+others by `generate`. Not here: files (generate_command.py), several conversations at once.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from yxanul.bad_input import BadInput
+from yxanul.data.progress import say
+
+Message = dict[str, str]
+
+
+def main(arguments: list[str]) -> int:
+    options = _parsed(arguments)
+    # Threads that spin while they wait for each other's next small product take the time of those that work
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    chat = Chat(_loaded(options.model), **_how(options), system=options.system)
+    at_terminal = sys.stdin.isatty()
+    if at_terminal:
+        say("/reset begins anew, /save FILE writes the conversation, /quit ends.")
+    return talk(chat, iter(lambda: input("> "), None) if at_terminal else sys.stdin)
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="yxanul chat", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("model", help="a folder, or a name on the Hub")
+    parser.add_argument("--system", default="", metavar="TEXT", help="the system prompt")
+    parser.add_argument("--int8", action="store_true", help="our models on a CPU: weights in int8, faster and coarser")
+    add_sampling(parser)
+    return parser.parse_args(arguments)
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    argument = parser.add_argument
+    argument("--new-tokens", type=int, default=256, metavar="N", help="of an answer, at most (default: 256)")
+    argument("--temperature", type=float, default=0.0, metavar="X", help="0, the default, is greedy")
+    argument("--top-p", type=float, default=1.0, metavar="X", help="sample from the likeliest, of so much probability")
+    argument("--top-k", type=int, default=0, metavar="N", help="sample from the N likeliest (default: all)")
+    argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="above 1: words are repeated less")
+    argument("--seed", type=int, default=0, metavar="N", help="of what is sampled")
+    argument("--calculator", action="store_true", help="<<7+8= is completed by arithmetic, not by the model")
+
+
+def sampling(options: argparse.Namespace) -> dict[str, Any]:
+    """As `generate` takes it; seeds torch."""
+    checks = {
+        "new-tokens": options.new_tokens >= 1,
+        "temperature": options.temperature >= 0,
+        "top-p": 0 < options.top_p <= 1,
+        "top-k": options.top_k >= 0,
+        "repetition-penalty": options.repetition_penalty > 0,
+    }
+    for name, good in checks.items():
+        if not good:
+            raise BadInput(f"--{name} {getattr(options, name.replace('-', '_'))} is out of range: see --help.")
+    import torch
+
+    torch.manual_seed(options.seed)
+    how: dict[str, Any] = {"repetition_penalty": options.repetition_penalty, "do_sample": options.temperature > 0}
+    if options.temperature:
+        how |= {"temperature": options.temperature, "top_p": options.top_p, "top_k": options.top_k}
+    return how
+
+
+def _how(options: argparse.Namespace) -> dict[str, Any]:
+    names = {name: getattr(options, name) for name in ("new_tokens", "calculator", "int8")}
+    return names | {"how": sampling(options)}
+
+
+def _loaded(name: str) -> Any:
+    from yxanul.evaluation.text_model import load
+
+    subject = load(name)
+    if not subject.tokenizer.chat_template:
+        raise BadInput(f"the tokenizer of {name} has no chat template: fine-tune it with `yxanul sft`, or set one.")
+    return subject
+
+
+def talk(chat: "Chat", lines: Iterable[str]) -> int:
+    try:
+        for line in lines:
+            word, _, rest = line.strip().partition(" ")
+            if word == "/quit":
+                break
+            if word == "/reset":
+                chat.reset()
+                say("The conversation begins anew.")
+            elif word == "/save" and rest:
+                Path(rest).write_text(
+                    json.dumps({"messages": chat.messages}, ensure_ascii=False) + "\n", encoding="utf-8"
+                )
+                say(f"{rest}: {len(chat.messages)} messages.")
+            elif word.startswith("/"):
+                say("There are /reset, /save FILE and /quit.")
+            elif word:
+                chat.turn(line.strip())
+    except EOFError:
+        pass  # Ctrl-D
+    return 0
+
+
+class Chat:
+    """A conversation; `turn` says something and writes the answer to standard output as it comes."""
+
+    def __init__(
+        self,
+        subject: Any,
+        *,
+        new_tokens: int = 256,
+        system: str = "",
+        calculator: bool = False,
+        int8: bool = False,
+        how: dict[str, Any] | None = None,
+    ) -> None:
+        from yxanul.evaluation.decoding import Decoder, is_supported
+
+        self.subject, self._calculator, self._how = subject, calculator, how or {}
+        self.new_tokens = min(new_tokens, subject.longest // 2)
+        self._beginning = [{"role": "system", "content": system}] if system else []
+        ends = subject.model.generation_config.eos_token_id
+        self._ends = {subject.end_id, *(ends if isinstance(ends, list) else [] if ends is None else [ends])}
+        self._decoder = Decoder(subject.model.eval(), int8=int8) if is_supported(subject.model) else None
+        if int8 and self._decoder is None:
+            raise BadInput("--int8 is for our models on a CPU: leave it out.")
+        self.reset()
+
+    def reset(self) -> None:
+        self.messages: list[Message] = list(self._beginning)
+
+    def turn(self, text: str) -> str:
+        """The answer; "" where even the last message alone does not fit."""
+        self.messages.append({"role": "user", "content": text})
+        ids = self._fitting()
+        if not ids:
+            self.messages.pop()
+            return ""
+        said = self._written(ids)
+        self.messages.append({"role": "assistant", "content": said})
+        return said
+
+    def encoded(self) -> list[int]:
+        """The conversation so far, up to where the model goes on."""
+        tokenizer = self.subject.tokenizer
+        return tokenizer.apply_chat_template(self.messages, add_generation_prompt=True, return_dict=False)
+
+    def _fitting(self) -> list[int]:
+        room, dropped, first = self.subject.longest - self.new_tokens, 0, len(self._beginning)
+        while len(ids := self.encoded()) > room and len(self.messages) > first + 1:
+            del self.messages[first : first + 2]  # a question and its answer
+            dropped += 2
+        if dropped:
+            say(f"[the oldest {dropped} messages were dropped: {self.subject.longest:,} tokens are all that fit]")
+        if len(ids) > room:
+            say(f"[not answered: {len(ids):,} tokens, and {room:,} fit before an answer of {self.new_tokens:,}]")
+            return []
+        return ids
+
+    def _written(self, ids: list[int]) -> str:
+        import torch
+        from transformers import LogitsProcessorList, TextStreamer
+
+        from yxanul.evaluation.calculator import CalculatorInTheLoop
+
+        tokenizer = self.subject.tokenizer
+        stream = TextStreamer(tokenizer, skip_prompt=self._decoder is None, skip_special_tokens=True)
+        helpers: list[Any] = [CalculatorInTheLoop(tokenizer, len(ids))] if self._calculator else []
+        if self._decoder:
+            made = self._decoder.generate(
+                ids,
+                self.new_tokens,
+                ends=self._ends,
+                processors=[*_processors(self._how), *helpers],
+                sample=self._how.get("do_sample", False),
+                on_token=stream.put,
+            )
+            stream.end()
+        else:
+            row = torch.tensor([ids], device=self.subject.device)
+            made = self.subject.model.generate(
+                row,
+                attention_mask=torch.ones_like(row),
+                max_new_tokens=self.new_tokens,
+                eos_token_id=sorted(self._ends),
+                pad_token_id=self.subject.end_id,
+                logits_processor=LogitsProcessorList(helpers),
+                streamer=stream,
+                **({"do_sample": False} | self._how),
+            )[0, len(ids) :].tolist()
+        if made and made[-1] not in self._ends:
+            say(f"[cut after {self.new_tokens:,} tokens]")
+        if self._calculator and helpers[0].used:
+            say(f"[with the calculator: {helpers[0].used} results are not the model's]")
+        return tokenizer.decode(made, skip_special_tokens=True).strip()
+
+
+def _processors(how: dict[str, Any]) -> list[Any]:
+    """The library's own, in its order."""
+    from transformers import (
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    made: list[Any] = []
+    if how.get("repetition_penalty", 1.0) != 1.0:
+        made.append(RepetitionPenaltyLogitsProcessor(how["repetition_penalty"]))
+    if how.get("do_sample"):
+        made.append(TemperatureLogitsWarper(how["temperature"]))
+        made += [TopKLogitsWarper(how["top_k"])] if how["top_k"] else []
+        made += [TopPLogitsWarper(how["top_p"])] if how["top_p"] < 1 else []
+    return made

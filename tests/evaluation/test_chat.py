@@ -1,0 +1,90 @@
+"""A chat is the one-shot encoding of its conversation, says what it drops, and works through a pipe."""
+
+import json
+
+import pytest
+import torch
+
+from yxanul.__main__ import main
+from yxanul.evaluation.chat import Chat, talk
+from yxanul.evaluation.text_model import load
+
+
+@pytest.fixture(params=["yxanul", "llama"])
+def subject(request, checkpoint):
+    return load(str(checkpoint(request.param, positions=160)))
+
+
+def test_several_turns_are_the_one_shot_encoding_of_the_conversation(subject, capsys, monkeypatch):
+    """And the answers are what `generate` writes behind that encoding."""
+    chat = Chat(subject, new_tokens=8, system="Be brief.")
+    fed, written = [], chat._written
+    monkeypatch.setattr(chat, "_written", lambda ids: fed.append(ids) or written(ids))
+    for text in ("Who wrote Emma?", "And the man?", "the cat"):
+        chat.turn(text)
+    assert [message["role"] for message in chat.messages] == ["system", *["user", "assistant"] * 3]
+    for turn, ids in enumerate(fed):
+        messages = chat.messages[: 2 * turn + 2]
+        text = subject.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        assert ids == subject.tokenizer.encode(text, add_special_tokens=False)
+        row = torch.tensor([ids])
+        made = subject.model.generate(
+            row, attention_mask=torch.ones_like(row), max_new_tokens=8, do_sample=False, pad_token_id=0
+        )
+        answer = subject.tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True).strip()
+        assert chat.messages[2 * turn + 2]["content"] == answer
+    assert capsys.readouterr().out
+
+
+def test_what_was_dropped_is_said_and_the_system_prompt_stays(subject, capsys):
+    chat = Chat(subject, new_tokens=40, system="Be brief.")
+    for _ in range(12):
+        chat.turn("Who wrote Emma and waits for the cat?")
+        assert len(chat.encoded()) <= subject.longest + 40
+        assert chat.messages[0]["role"] == "system" and chat.messages[1]["role"] == "user"
+    assert "messages were dropped: 160 tokens are all that fit" in capsys.readouterr().err
+
+
+def test_a_message_that_never_fits_is_not_answered_and_not_kept(subject, capsys):
+    chat = Chat(subject, new_tokens=8)
+    assert chat.turn("the cat " * 300) == "" and chat.messages == []
+    assert "not answered" in capsys.readouterr().err
+
+
+def test_reset_save_and_quit(subject, capsys, tmp_path):
+    chat, file = Chat(subject, new_tokens=4), tmp_path / "chat.json"
+    lines = ["the man\n", "\n", f"/save {file}\n", "/reset\n", "/what\n", "the cat\n", "/quit\n", "never\n"]
+    assert talk(chat, lines) == 0
+    saved = json.loads(file.read_text())["messages"]
+    assert [message["role"] for message in saved] == ["user", "assistant"] and saved[0]["content"] == "the man"
+    assert [message["content"] for message in chat.messages[::2]] == ["the cat"]
+    assert "There are /reset" in capsys.readouterr().err
+
+
+def test_a_pipe_is_read_to_its_end(checkpoint, capsys, monkeypatch):
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("Which river runs through Paris?\nthe man\n"))
+    sampled = ["--temperature", "0.8", "--top-p", "0.9", "--top-k", "9", "--repetition-penalty", "1.1", "--calculator"]
+    assert main(["chat", str(checkpoint("yxanul")), "--new-tokens", "6", *sampled]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") >= 2 and "> " not in printed.out
+
+
+@pytest.mark.parametrize("flag", ["--temperature=-1", "--top-p=0", "--top-k=-1", "--new-tokens=0"])
+def test_flags_out_of_range_are_one_sentence(flag, checkpoint, capsys):
+    assert main(["chat", str(checkpoint("yxanul")), flag]) == 2
+    assert flag.partition("=")[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_int8_is_for_our_models_alone(checkpoint, capsys):
+    assert main(["chat", str(checkpoint("llama")), "--int8"]) == 2
+    assert "--int8 is for our models on a CPU" in capsys.readouterr().err
+
+
+def test_a_tokenizer_without_a_template_is_refused(subject, tmp_path, capsys):
+    subject.model.save_pretrained(tmp_path / "bare")
+    subject.tokenizer.chat_template = None
+    subject.tokenizer.save_pretrained(tmp_path / "bare")
+    assert main(["chat", str(tmp_path / "bare")]) == 2
+    assert "has no chat template" in capsys.readouterr().err

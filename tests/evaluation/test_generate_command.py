@@ -1,0 +1,95 @@
+"""Files in, files out: every prompt gets its answer, in order; conversations hold whole answers alone."""
+
+import json
+
+import pytest
+
+from yxanul.__main__ import main
+from yxanul.evaluation.answers import Answer
+
+
+def lines_of(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.fixture
+def jsonl(tmp_path):
+    def make(rows):
+        file = tmp_path / "in.jsonl"
+        file.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+        return str(file)
+
+    return make
+
+
+def test_answers_stand_beside_their_prompts_and_other_fields_stay(checkpoint, jsonl, tmp_path):
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    rows = [{"prompt": "the man", "id": 7}, {"messages": talk}, {"prompt": "the cat waits for the cat"}]
+    out = tmp_path / "out" / "answers.jsonl"
+    model = str(checkpoint("yxanul"))
+    assert main(["generate", model, "--input", jsonl(rows), "--out", str(out), "--new-tokens", "5"]) == 0
+    found = lines_of(out)
+    assert [{key: row[key] for key in given} for row, given in zip(found, rows, strict=True)] == rows
+    assert all({"answer", "ended"} <= row.keys() and "calculator" not in row for row in found)
+
+
+def test_text_goes_in_and_out_line_by_line_and_plain_texts_are_continued(checkpoint, tmp_path):
+    source, out = tmp_path / "in.txt", tmp_path / "out.txt"
+    question = "Question: Which river runs through Paris??"
+    source.write_text(f"{question}\n\nQuestion: Who wrote Emma?\n")
+    model = str(checkpoint("learnt"))
+    assert main(["generate", model, "--input", str(source), "--out", str(out), "--plain", "--new-tokens", "9"]) == 0
+    answers = out.read_text().splitlines()
+    assert len(answers) == 2 and answers[0].startswith("Answer: The Se")
+
+
+def test_a_data_set_holds_whole_answers_alone_and_sampling_obeys_its_seed(
+    checkpoint, jsonl, tmp_path, capsys, monkeypatch
+):
+    import yxanul.evaluation.answers as answers
+
+    rows = [{"prompt": "one"}, {"prompt": "two"}, {"prompt": "three"}]
+    made = [Answer(" 1 ", True), Answer("2", False), Answer(" ", True)]
+    monkeypatch.setattr(answers, "write_answers", lambda *given, **how: made)
+    out, model = tmp_path / "out.jsonl", str(checkpoint("yxanul"))
+    words = ["generate", model, "--input", jsonl(rows), "--out", str(out)]
+    assert main([*words, "--dataset", "--new-tokens", "8"]) == 0
+    user = {"role": "user", "content": "one"}
+    assert lines_of(out) == [{"messages": [user, {"role": "assistant", "content": "1"}]}]
+    assert "2 answers were empty or cut off" in capsys.readouterr().err
+    monkeypatch.undo()
+    texts = []
+    for seed in (1, 1, 2):
+        assert main([*words, "--temperature", "1.5", "--seed", str(seed), "--new-tokens", "8", "--calculator"]) == 0
+        assert all(row["calculator"] for row in lines_of(out))
+        texts.append(out.read_text())
+    assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ("{", "line 2 is not JSON"),
+        ({"text": "x"}, 'line 2: give "prompt", a text, or "messages"'),
+        ({"messages": []}, "line 2: give"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "line 2: give"),
+    ],
+)
+def test_a_bad_row_is_named_before_any_work(row, message, jsonl, capsys, tmp_path):
+    given = jsonl([{"prompt": "x"}, row])
+    assert main(["generate", "nowhere", "--input", given, "--out", str(tmp_path / "o.jsonl")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_files_of_no_known_form_are_refused(tmp_path, capsys):
+    source = tmp_path / "in.txt"
+    for words, message in (
+        ([str(source), "--out", "o.jsonl"], "there is no such file"),
+        ([str(tmp_path / "empty.txt"), "--out", "o.jsonl"], "holds no prompt"),
+        ([str(tmp_path / "one.txt"), "--out", "o.csv"], "must end in .jsonl or .txt"),
+        ([str(tmp_path / "one.txt"), "--out", "o.txt", "--dataset"], "must end in .jsonl."),
+    ):
+        (tmp_path / "empty.txt").write_text("\n")
+        (tmp_path / "one.txt").write_text("x\n")
+        assert main(["generate", "nowhere", "--input", *words]) == 2
+        assert message in capsys.readouterr().err
