@@ -2,6 +2,7 @@
 
 import re
 import string
+from functools import partial
 
 from yxanul.data.problems import WORDS, Choices
 from yxanul.evaluation.answers import Answer
@@ -24,7 +25,7 @@ def _next(items: list[object], right: object) -> Question:
     return Question(NEXT.format(", ".join(map(str, items))), begins_with(str(right)), str(right))
 
 
-def _counting(choices: Choices, low: int, high: int) -> Question:
+def _row(choices: Choices, low: int, high: int) -> Question:
     start, step = choices.between(40, 90), choices.between(low, high)
     return _next([start + step * place for place in range(4)], start + step * 4)
 
@@ -40,34 +41,16 @@ def _letters(choices: Choices, step: int) -> Question:
     return _next([*letters[:4]], letters[4])
 
 
-def _alternating(choices: Choices) -> Question:
-    one, two = choices.some(WORDS, 2)
-    return _next([one, two, one, two, one], two)
-
-
-def _of_three(choices: Choices) -> Question:
-    words = choices.some(WORDS, 3)
+def _in_turn(choices: Choices, count: int) -> Question:
+    words = choices.some(WORDS, count)
     return _next([*words, *words, words[0]], words[1])
 
 
-def _pairs(choices: Choices) -> Question:
-    """By example: a rule that two pairs show."""
+def _rule(choices: Choices) -> Question:
+    """That two examples show."""
     one, two, three = choices.some(WORDS, 3)
-    rule = choices.pick([str.upper, str.capitalize, lambda word: f"{word}s", lambda word: f"{word[0]}"])
-    right = rule(three)
-
-    def check(answer: Answer) -> str:
-        said = answer.text.replace(">", " ").split()
-        return "" if said[:1] and said[0].strip(".,;") == right else f"not {right}"
-
-    return Question(f"{one} -> {rule(one)}; {two} -> {rule(two)}; {three} ->", check, right)
-
-
-def _growing(choices: Choices) -> Question:
-    sign, start = choices.pick([*"xo#+=@abmnstuvwyz"]), choices.between(1, 3)
-    rows = [sign * (start + place) for place in range(4)]
-    check: Checker = lambda answer: "" if answer.text.split()[:1] == [rows[3]] else f"not {rows[3]}"  # noqa: E731
-    return Question(NEXT.format(" ".join(rows[:3])), check, rows[3])
+    rule = choices.pick([lambda word: f"{word}s", lambda word: word[0], lambda word: f"{word} {word}"])
+    return Question(f"{one} -> {rule(one)}; {two} -> {rule(two)}; {three} ->", begins_with(rule(three)), rule(three))
 
 
 def _missing(choices: Choices) -> Question:
@@ -78,14 +61,16 @@ def _missing(choices: Choices) -> Question:
 
 
 CATEGORIES = [
-    Category("counting by small steps", "patterns", drawn(lambda choices: _counting(choices, 1, 9))),
-    Category("counting down", "patterns", drawn(lambda choices: _counting(choices, -9, -1))),
-    Category("numbers that double", "patterns", drawn(_doubling)),
-    Category("letters", "patterns", drawn(lambda choices: _letters(choices, 1))),
-    Category("every second letter", "patterns", drawn(lambda choices: _letters(choices, 2))),
-    Category("two words in turn", "patterns", drawn(_alternating)),
-    Category("three words in turn", "patterns", drawn(_of_three)),
-    Category("rules by example", "patterns", drawn(_pairs)),
-    Category("growing rows", "patterns", drawn(_growing)),
-    Category("missing numbers", "patterns", drawn(_missing)),
+    Category(name, "patterns", drawn(make))
+    for name, make in (
+        ("counting by small steps", partial(_row, low=1, high=9)),
+        ("counting down", partial(_row, low=-9, high=-1)),
+        ("numbers that double", _doubling),
+        ("letters", partial(_letters, step=1)),
+        ("every second letter", partial(_letters, step=2)),
+        ("two words in turn", partial(_in_turn, count=2)),
+        ("three words in turn", partial(_in_turn, count=3)),
+        ("rules by example", _rule),
+        ("missing numbers", _missing),
+    )
 ]

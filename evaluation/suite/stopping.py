@@ -4,13 +4,12 @@ That it ends means the end-of-text token, before the tokens run out; what it say
 """
 
 import json
-import re
 from collections.abc import Callable
 from typing import Any
 
 from yxanul.data.problems import NAMES, PLACES, THINGS, WORDS, Choices
 from yxanul.evaluation.answers import Answer
-from yxanul.evaluation.suite.question import Category, Checker, Question, drawn
+from yxanul.evaluation.suite.question import Category, Checker, Question, drawn, exactly
 
 GROUP = "format and stopping"
 
@@ -37,18 +36,8 @@ def json_object(right: dict[str, Any]) -> Checker:
 
 def bullets(words: list[str]) -> Checker:
     """Lines "- word", and nothing else."""
-
-    def check(answer: Answer) -> str:
-        lines = [line.strip() for line in answer.text.strip().splitlines()]
-        if not all(re.fullmatch(r"[-*] \S.*", line) for line in lines):
-            return "a line without its dash"
-        return "" if [line[2:] for line in lines] == words else f"not {', '.join(words)}"
-
-    return check
-
-
-def matching(pattern: str, called: str) -> Checker:
-    return lambda answer: "" if re.fullmatch(pattern, answer.text.strip()) else f"not {called}"
+    right = "\n".join(f"- {word}" for word in words)
+    return lambda answer: "" if answer.text.strip() == right else f"not {right!r}"
 
 
 def _object(choices: Choices) -> Question:
@@ -67,25 +56,13 @@ def _list(choices: Choices) -> Question:
 def _one_word(choices: Choices) -> Question:
     thing, place = choices.pick(THINGS), choices.pick(PLACES)
     prompt = f"The {thing} is in the {place}. Where is it? Answer with one word."
-    return Question(prompt, matching(rf"(?i){place}\.?", f"{place} alone"), place)
+    return Question(prompt, exactly(place), place)
 
 
 def _number_only(choices: Choices) -> Question:
     count, thing = choices.between(3, 99), choices.pick(THINGS)
     prompt = f"There are {count} {thing}s on the table. How many are there? Answer with a number only."
-    return Question(prompt, matching(rf"{count}\.?", f"{count} alone"), str(count))
-
-
-def _sentence(choices: Choices) -> Question:
-    word = choices.pick(WORDS)
-    pattern = r"(?s)[A-Z][^.!?]*(?<=\s)[^.!?]*[.!?]"
-    prompt = f"Write one short sentence about this: {word}."
-    return Question(prompt, matching(pattern, "one whole sentence"), f"I like {word} things.")
-
-
-def _quoted(choices: Choices) -> Question:
-    word = choices.pick(WORDS)
-    return Question(f"Write this word between double quotes: {word}", matching(rf'"{word}"\.?', "quoted"), f'"{word}"')
+    return Question(prompt, exactly(str(count)), str(count))
 
 
 def _stops(prompt: str, right: str, words: int) -> Callable[[Choices], Question]:
@@ -101,8 +78,6 @@ CATEGORIES = [
     Category("lists", GROUP, drawn(_list), tokens=32),
     Category("one word", GROUP, drawn(_one_word)),
     Category("a number only", GROUP, drawn(_number_only)),
-    Category("one sentence", GROUP, drawn(_sentence), tokens=32),
-    Category("quotes", GROUP, drawn(_quoted)),
     Category(
         "ends a greeting", GROUP, drawn(_stops("{name} says hello. Answer in a few words.", "Hello, {name}!", 12))
     ),

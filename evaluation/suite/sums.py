@@ -7,7 +7,7 @@ right number, brackets or not. With another --seed come other numbers.
 import re
 from collections.abc import Callable
 
-from yxanul.data.problems import OPERATORS, Choices, counted
+from yxanul.data.problems import OPERATORS, Choices
 from yxanul.evaluation.answers import Answer
 from yxanul.evaluation.suite.question import BRACKET, NUMBER, Category, Checker, Question, drawn, number
 
@@ -34,45 +34,24 @@ def bracket(*sums: Sum) -> Checker:
     return check
 
 
-def _operands(choices: Choices, operator: str, most: int) -> Sum:
-    low, high = choices.between(2, most), choices.between(2, most)
-    if operator == "-":
-        return low + high, "-", low
-    return (low * high, "/", low) if operator == "/" else (low, operator, high)
-
-
-def _bracketed(left: int, operator: str, right: int) -> str:
-    return f"<<{left}{operator}{right}={OPERATORS[operator](left, right)}>>"
-
-
-def _format(operator: str, most: int) -> Callable[[Choices], Question]:
+def _asked(operator: str, most: int, calculator: bool = False) -> Callable[[Choices], list[Question]]:
     def make(choices: Choices) -> Question:
-        left, _, right = _operands(choices, operator, most)
-        prompt = f"Use the calculator: what is {left} {operator} {right}?"
-        return Question(prompt, bracket((left, operator, right)), _bracketed(left, operator, right))
-
-    return make
-
-
-def _format_of_two(choices: Choices) -> Question:
-    one, two = _operands(choices, "+", 30), _operands(choices, "*", 9)
-    prompt = f"Use the calculator twice: what is {one[0]} + {one[2]}, and what is {two[0]} * {two[2]}?"
-    return Question(prompt, bracket(one, two), f"{_bracketed(*one)} {_bracketed(*two)}")
-
-
-def _format_of_story(choices: Choices) -> Question:
-    left, right = choices.between(2, 40), choices.between(2, 40)
-    prompt = f"Ada has {counted(left, 'coin')} and finds {right} more. How many coins has she? Use the calculator."
-    return Question(prompt, bracket((left, "+", right)), f"{_bracketed(left, '+', right)} coins.")
-
-
-def _plain(operator: str, most: int) -> Callable[[Choices], Question]:
-    def make(choices: Choices) -> Question:
-        left, _, right = _operands(choices, operator, most)
+        left, right = choices.between(2, most), choices.between(2, most)
+        left = {"-": left + right, "/": left * right}.get(operator, left)
         result = OPERATORS[operator](left, right)
+        if calculator:
+            prompt = f"Use the calculator: what is {left} {operator} {right}?"
+            return Question(prompt, bracket((left, operator, right)), f"<<{left}{operator}{right}={result}>>")
         return Question(f"What is {left} {operator} {right}?", number(result), f"{left} {operator} {right} = {result}")
 
-    return make
+    return drawn(make)
+
+
+def _two_brackets(choices: Choices) -> Question:
+    one, two, three, four = (choices.between(2, 9) for _ in range(4))
+    prompt = f"Use the calculator twice: what is {one} + {two}, and what is {three} * {four}?"
+    right = f"<<{one}+{two}={one + two}>> <<{three}*{four}={three * four}>>"
+    return Question(prompt, bracket((one, "+", two), (three, "*", four)), right)
 
 
 def _two_steps(choices: Choices) -> Question:
@@ -84,31 +63,16 @@ def _two_steps(choices: Choices) -> Question:
 def _story(choices: Choices) -> Question:
     boxes, each = choices.between(2, 12), choices.between(2, 12)
     prompt = f"Ben packs {boxes} boxes with {each} marbles in each box. How many marbles is that in total?"
-    return Question(prompt, number(boxes * each), f"{_bracketed(boxes, '*', each)} marbles.\n#### {boxes * each}")
+    return Question(prompt, number(boxes * each), f"<<{boxes}*{each}={boxes * each}>> marbles.\n#### {boxes * each}")
 
 
-def _larger(choices: Choices) -> Question:
-    small, more = choices.between(10, 900), choices.between(1, 90)
-    pair = choices.some([small, small + more], 2)
-    return Question(f"Which number is larger, {pair[0]} or {pair[1]}?", number(small + more), str(small + more))
-
-
-def _doubled(choices: Choices) -> Question:
-    value = choices.between(3, 200)
-    return Question(f"What is twice the number {value}?", number(2 * value), f"Twice {value} is {2 * value}.")
-
-
-SIGNS = {"addition": "+", "subtraction": "-", "multiplication": "*", "division": "/"}
-MOST = {"+": 60, "-": 60, "*": 12, "/": 12}
+SIGNS = {"addition": ("+", 60), "subtraction": ("-", 60), "multiplication": ("*", 12), "division": ("/", 12)}
 CATEGORIES = [
-    *(Category(f"format of {name}", FORMAT, drawn(_format(sign, MOST[sign]))) for name, sign in SIGNS.items()),
-    Category("format of two sums", FORMAT, drawn(_format_of_two), tokens=32),
-    Category("format in a story", FORMAT, drawn(_format_of_story)),
-    Category("sums of one digit", ARITHMETIC, drawn(_plain("+", 9))),
-    *(Category(name, ARITHMETIC, drawn(_plain(sign, MOST[sign]))) for name, sign in SIGNS.items()),
-    Category("large additions", ARITHMETIC, drawn(_plain("+", 900))),
+    *(Category(f"format of {name}", FORMAT, _asked(*sign, calculator=True)) for name, sign in SIGNS.items()),
+    Category("format of two sums", FORMAT, drawn(_two_brackets), tokens=32),
+    Category("sums of one digit", ARITHMETIC, _asked("+", 9)),
+    *(Category(name, ARITHMETIC, _asked(*sign)) for name, sign in SIGNS.items()),
+    Category("large additions", ARITHMETIC, _asked("+", 900)),
     Category("two steps", ARITHMETIC, drawn(_two_steps)),
     Category("stories", ARITHMETIC, drawn(_story)),
-    Category("larger number", ARITHMETIC, drawn(_larger)),
-    Category("doubling", ARITHMETIC, drawn(_doubled)),
 ]
