@@ -24,25 +24,28 @@ Message = dict[str, str]
 
 
 def main(arguments: list[str]) -> int:
-    options = _parsed(arguments)
-    # Threads that spin while they wait for each other's next small product take the time of those that work
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    chat = Chat(_loaded(options.model), **_how(options), system=options.system)
-    at_terminal = sys.stdin.isatty()
-    if at_terminal:
-        say("/reset begins anew, /save FILE writes the conversation, /quit ends.")
-    return talk(chat, iter(lambda: input("> "), None) if at_terminal else sys.stdin)
-
-
-def _parsed(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="yxanul chat", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("model", help="a folder, or a name on the Hub")
     parser.add_argument("--system", default="", metavar="TEXT", help="the system prompt")
     parser.add_argument("--int8", action="store_true", help="our models on a CPU: weights in int8, faster and coarser")
     add_sampling(parser)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    # Threads that spin while they wait for each other's next small product take the time of those that work
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    how = sampling(options)
+
+    from yxanul.evaluation.text_model import load
+
+    subject = load(options.model)
+    if not subject.tokenizer.chat_template:
+        raise BadInput(f"the tokenizer of {options.model} has no chat template: set one, or fine-tune the model.")
+    names = {name: getattr(options, name) for name in ("new_tokens", "system", "calculator", "int8")}
+    chat, at_terminal = Chat(subject, **names, how=how), sys.stdin.isatty()
+    if at_terminal:
+        say("/reset begins anew, /save FILE writes the conversation, /quit ends.")
+    return talk(chat, iter(lambda: input("> "), None) if at_terminal else sys.stdin)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -50,45 +53,25 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     argument("--new-tokens", type=int, default=256, metavar="N", help="of an answer, at most (default: 256)")
     argument("--temperature", type=float, default=0.0, metavar="X", help="0, the default, is greedy")
     argument("--top-p", type=float, default=1.0, metavar="X", help="sample from the likeliest, of so much probability")
-    argument("--top-k", type=int, default=0, metavar="N", help="sample from the N likeliest (default: all)")
-    argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="above 1: words are repeated less")
+    argument("--top-k", type=int, default=1000, metavar="N", help="sample from the N likeliest (default: 1000)")
     argument("--seed", type=int, default=0, metavar="N", help="of what is sampled")
     argument("--calculator", action="store_true", help="<<7+8= is completed by arithmetic, not by the model")
 
 
 def sampling(options: argparse.Namespace) -> dict[str, Any]:
     """As `generate` takes it; seeds torch."""
-    checks = {
-        "new-tokens": options.new_tokens >= 1,
-        "temperature": options.temperature >= 0,
-        "top-p": 0 < options.top_p <= 1,
-        "top-k": options.top_k >= 0,
-        "repetition-penalty": options.repetition_penalty > 0,
-    }
-    for name, good in checks.items():
-        if not good:
-            raise BadInput(f"--{name} {getattr(options, name.replace('-', '_'))} is out of range: see --help.")
+    given = options.new_tokens, options.top_k, options.temperature, options.top_p
+    if given[0] < 1 or given[1] < 1 or given[2] < 0 or not 0 < given[3] <= 1:
+        raise BadInput(
+            "--new-tokens {} and --top-k {} must be at least 1, --temperature {} at least 0, --top-p {} above 0 and "
+            "at most 1.".format(*given)
+        )
     import torch
 
     torch.manual_seed(options.seed)
-    how: dict[str, Any] = {"repetition_penalty": options.repetition_penalty, "do_sample": options.temperature > 0}
-    if options.temperature:
-        how |= {"temperature": options.temperature, "top_p": options.top_p, "top_k": options.top_k}
-    return how
-
-
-def _how(options: argparse.Namespace) -> dict[str, Any]:
-    names = {name: getattr(options, name) for name in ("new_tokens", "calculator", "int8")}
-    return names | {"how": sampling(options)}
-
-
-def _loaded(name: str) -> Any:
-    from yxanul.evaluation.text_model import load
-
-    subject = load(name)
-    if not subject.tokenizer.chat_template:
-        raise BadInput(f"the tokenizer of {name} has no chat template: fine-tune it with `yxanul sft`, or set one.")
-    return subject
+    if not options.temperature:
+        return {"do_sample": False}
+    return {"do_sample": True} | {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
 
 
 def talk(chat: "Chat", lines: Iterable[str]) -> int:
@@ -184,7 +167,7 @@ class Chat:
                 ids,
                 self.new_tokens,
                 ends=self._ends,
-                processors=[*_processors(self._how), *helpers],
+                processors=[*_warpers(**self._how), *helpers],
                 sample=self._how.get("do_sample", False),
                 on_token=stream.put,
             )
@@ -208,20 +191,10 @@ class Chat:
         return tokenizer.decode(made, skip_special_tokens=True).strip()
 
 
-def _processors(how: dict[str, Any]) -> list[Any]:
+def _warpers(do_sample: bool = False, temperature: float = 1.0, top_k: int = 1, top_p: float = 1.0) -> list[Any]:
     """The library's own, in its order."""
-    from transformers import (
-        RepetitionPenaltyLogitsProcessor,
-        TemperatureLogitsWarper,
-        TopKLogitsWarper,
-        TopPLogitsWarper,
-    )
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-    made: list[Any] = []
-    if how.get("repetition_penalty", 1.0) != 1.0:
-        made.append(RepetitionPenaltyLogitsProcessor(how["repetition_penalty"]))
-    if how.get("do_sample"):
-        made.append(TemperatureLogitsWarper(how["temperature"]))
-        made += [TopKLogitsWarper(how["top_k"])] if how["top_k"] else []
-        made += [TopPLogitsWarper(how["top_p"])] if how["top_p"] < 1 else []
-    return made
+    return (
+        [TemperatureLogitsWarper(temperature), TopKLogitsWarper(top_k), TopPLogitsWarper(top_p)] if do_sample else []
+    )

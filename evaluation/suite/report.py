@@ -52,7 +52,8 @@ def write(found: list[Judged], out: Path, results: dict[str, Any]) -> None:
     for group in dict.fromkeys(judged.group for judged in found):
         own = [judged for judged in found if judged.group == group]
         task = group.replace(" ", "_")
-        entry = {"task": task, "version": VERSION, "shots": 0, "claims": _claim(group)}
+        claim = {"elite-112m": f"{CLAIMS[group]} %"} if group in CLAIMS else {}
+        entry = {"task": task, "version": VERSION, "shots": 0, "claims": claim}
         if own[0].not_run:
             results["tasks"][task] = entry | {"status": "not run", "reason": own[0].not_run}
             continue
@@ -68,10 +69,6 @@ def write(found: list[Judged], out: Path, results: dict[str, Any]) -> None:
         write_whole(out / f"samples-{task}.jsonl", [line for judged in own for line in _lines(judged)])
     write_json(out / "results.json", results)
     write_whole(out / "report.md", _report(found, results))
-
-
-def _claim(group: str) -> dict[str, str]:
-    return {"elite-112m": f"{CLAIMS[group]} %"} if group in CLAIMS else {}
 
 
 def _figures(judged: Judged) -> dict[str, Any]:
@@ -100,7 +97,6 @@ def _lines(judged: Judged) -> list[str]:
 
 
 def rows_of(found: list[Judged]) -> list[tuple[str, ...]]:
-    """Group, category, right, n, share with its interval, what system 5 claims."""
     rows: list[tuple[str, ...]] = []
     for group in dict.fromkeys(judged.group for judged in found):
         own = [judged for judged in found if judged.group == group]
@@ -108,18 +104,15 @@ def rows_of(found: list[Judged]) -> list[tuple[str, ...]]:
         if own[0].not_run:
             rows.append((group, "", "not run", "", "", claim))
             continue
-        right, n = sum(judged.right for judged in own), sum(len(judged.faults) for judged in own)
-        rows.append((group, "all", str(right), str(n), _share(right, n), claim))
-        rows += [
-            ("", one.category.name, str(one.right), str(len(one.faults)), _share(one.right, len(one.faults)), "")
-            for one in own
-        ]
+        total = sum(judged.right for judged in own), sum(len(judged.faults) for judged in own)
+        rows.append((group, "all", *_shares(*total), claim))
+        rows += [("", judged.category.name, *_shares(judged.right, len(judged.faults)), "") for judged in own]
     return rows
 
 
-def _share(right: int, n: int) -> str:
+def _shares(right: int, n: int) -> tuple[str, str, str]:
     low, high = wilson(right, n)
-    return f"{right / n:.0%} ({low:.0%} to {high:.0%})"
+    return str(right), str(n), f"{right / n:.0%} ({low:.0%} to {high:.0%})"
 
 
 HEADINGS = "group", "category", "right", "n", "share, 95 %", "claimed by system 5"

@@ -1,4 +1,4 @@
-"""`yxanul suite MODEL`: over forty kinds of small questions, each judged by a program; what can this model do?
+"""`yxanul suite MODEL`: over fifty kinds of small questions, each judged by a program; what can this model do?
 
     yxanul suite runs/sft/final --allow-code-execution --calculator
     yxanul suite runs/sft/final --compare runs/lora/final
@@ -36,13 +36,15 @@ def main(arguments: list[str]) -> int:
     if options.mode == "single":
         answer(_single(subject, options).text)
         return 0
-    runner, refused = _sandbox(options.allow_code_execution)
+    run_program, refused = _sandbox(options.allow_code_execution)
     out = options.out or Path("results") / f"{Path(options.model).name}-suite"
-    _test(subject, options, out, arguments, runner, refused)
+    command = f"yxanul suite {shlex.join(arguments)}"
+    categories = all_categories(run_program)
+    _test(subject, categories, refused, options, out, command)
     if options.compare:
         from yxanul.evaluation import compare
 
-        _test(load(options.compare), options, out / "compared", arguments, runner, refused)
+        _test(load(options.compare), categories, refused, options, out / "compared", command)
         results = [compare.read_result(out, options.model), compare.read_result(out / "compared", options.compare)]
         pairs, refusals = compare.compare(results)
         compare.show(results[0], pairs)
@@ -120,25 +122,19 @@ def all_categories(run_program: Callable[[str], Any] | None) -> list[Any]:
 
 
 def _test(
-    subject: Any,
-    options: argparse.Namespace,
-    out: Path,
-    arguments: list[str],
-    run_program: Callable[[str], Any] | None,
-    refused: str,
+    subject: Any, categories: list[Any], refused: str, options: argparse.Namespace, out: Path, command: str
 ) -> None:
     from yxanul.evaluation.evaluate_command import begun
     from yxanul.evaluation.suite import report
 
     form = _form(subject, options.plain)
-    results = begun(out, subject, arguments)
-    results["command"] = f"yxanul suite {shlex.join(arguments)}"
     tokens = f"{options.new_tokens} new tokens" if options.new_tokens else "16 new tokens (some categories 32 or 64)"
-    results["protocol"] = f"yxanul suite {report.VERSION}, {form}, seed {options.seed}, greedy, {tokens}"
-    found = judge(subject, all_categories(run_program), form, options, refused)
+    protocol = f"yxanul suite {report.VERSION}, {form}, seed {options.seed}, greedy, {tokens}"
+    results = begun(out, subject, []) | {"command": command, "protocol": protocol}
+    found = judge(subject, categories, form, options, refused)
     report.write(found, out, results)
     report.show(found)
-    say(f"{results['model']}: {results['protocol']}.")
+    say(f"{results['model']}: {protocol}.")
     if refused:
         say(f"code execution was not run: {refused}.")
     say(f"{out}: report.md with failures, results.json, samples-GROUP.jsonl.")
