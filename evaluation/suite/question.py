@@ -86,11 +86,13 @@ def exactly(right: str) -> Checker:
 
 
 def number(right: float) -> Checker:
-    """Behind ####, or else the last number that is said; brackets of the calculator are no speech."""
+    """Behind ####, or else the last number that is said; if none is said, the last result in a bracket."""
 
     def check(answer: Answer) -> str:
         before, mark, behind = answer.text.partition("####")
-        found = NUMBER.findall(re.sub(r"<<[^>]*>>?", " ", behind if mark else before))
+        said_aloud = re.sub(r"<<[^>]*>*", " ", behind if mark else before)
+        found = NUMBER.findall(said_aloud) or [result for _, result in BRACKET.findall(before)]
+        found = [text for text in found if NUMBER.fullmatch(text)]
         if not found:
             return "no number"
         said = found[0] if mark else found[-1]

@@ -63,7 +63,9 @@ def test_a_list_of_guesses_is_no_fact_and_the_last_number_counts():
     assert not check(Answer("It's Paris, not Rome.", True)) and check(Answer("Rome, Paris", True))
     assert check(Answer("Parisian", True)) and not check(Answer("paris", True))
     assert not number(1200)(Answer("It is <<600*2=7>> 1,200.", True)) and number(7)(Answer("7 or 8", True))
-    assert not number(7)(Answer("3 and 4\n#### 7\n#### 9", True))
+    assert not number(7)(Answer("3 and 4\n#### 7\n#### 9", True)) and not number(7)(Answer("<<3+4=7>>", True))
+    for wrong in ("<<3+4=7>>8", "<<3+4=8>>", "<<3+4=x>>", "<<3+4=7>>\n#### 8"):
+        assert number(7)(Answer(wrong, True))
 
 
 def test_the_format_of_a_bracket_is_judged_apart_from_its_result():
@@ -157,3 +159,39 @@ def test_code_runs_only_through_what_the_sandbox_gives(monkeypatch):
     question = category.questions(Choices(0))[0]
     assert isinstance(question, Question) and fault(question, Answer(question.right, True)) == ""
     assert seen == [f'{question.right}\nassert length("abc") == 3']
+
+
+def test_a_model_that_has_learnt_the_answers_is_right_and_ends(checkpoint, tmp_path, capsys, monkeypatch):
+    """From the chat template to the figure; and with the calculator it is right where what it learnt is wrong."""
+    import torch
+
+    from yxanul.evaluation.suite import suite_command
+    from yxanul.evaluation.text_model import load
+
+    few = [each for each in CATEGORIES if each.name in ("sums of one digit", "ends a thank-you")]
+    subject = load(str(checkpoint("yxanul")))
+    tokenizer, texts = subject.tokenizer, []
+    for category in few:
+        for question in category.questions(Choices(0)):
+            messages = [{"role": "user", "content": question.prompt}]
+            right = question.right
+            if category.group == "arithmetic":
+                right = f"<<{right.partition(' =')[0].replace(' ', '')}=99>>"
+            messages.append({"role": "assistant", "content": right})
+            texts.append(tokenizer.apply_chat_template(messages, tokenize=False))
+    batch = tokenizer(texts, return_tensors="pt", padding=True)["input_ids"]
+    labels = batch.masked_fill(batch == tokenizer.pad_token_id, -100)
+    optimizer = torch.optim.AdamW(subject.model.parameters(), lr=0.01)
+    for _ in range(150):
+        optimizer.zero_grad()
+        subject.model(batch, labels=labels).loss.backward()
+        optimizer.step()
+    subject.model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(suite_command, "all_categories", lambda run_program: few)
+    out, folder = tmp_path / "out", str(tmp_path / "model")
+    assert main(["suite", folder, "--out", str(out), "--calculator", "--new-tokens", "24"]) == 0
+    tasks = json.loads((out / "results.json").read_text())["tasks"]
+    assert tasks["format_and_stopping"]["metrics"]["right"]["value"] > 0.9
+    assert tasks["arithmetic"]["metrics"]["right"]["value"] == 0
+    assert tasks["arithmetic_with_the_calculator"]["metrics"]["right"]["value"] > 0.9
