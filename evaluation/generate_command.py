@@ -73,9 +73,8 @@ def read(file: Path) -> list[Row]:
     """{"prompt": text} or {"messages": [...]} whose last one is the user's; other fields are kept."""
     if not file.is_file():
         raise BadInput(f"--input {file}: there is no such file.")
-    lines = [
-        (number, line) for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1) if line.strip()
-    ]
+    with file.open(encoding="utf-8") as handle:  # splitlines() would cut at more than ends of lines
+        lines = [(number, line.rstrip("\n")) for number, line in enumerate(handle, 1) if line.strip()]
     if not lines:
         raise BadInput(f"--input {file} holds no prompt.")
     if file.suffix != ".jsonl":

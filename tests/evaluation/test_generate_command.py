@@ -9,14 +9,16 @@ from yxanul.evaluation.answers import Answer
 
 
 def lines_of(file):
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return [json.loads(line) for line in file.open()]
 
 
 @pytest.fixture
 def jsonl(tmp_path):
     def make(rows):
         file = tmp_path / "in.jsonl"
-        file.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+        file.write_text(
+            "".join((row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows)
+        )
         return str(file)
 
     return make
@@ -24,7 +26,7 @@ def jsonl(tmp_path):
 
 def test_answers_stand_beside_their_prompts_and_other_fields_stay(checkpoint, jsonl, tmp_path):
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
-    rows = [{"prompt": "the man", "id": 7}, {"messages": talk}, {"prompt": "the cat waits for the cat"}]
+    rows = [{"prompt": "the man", "id": "\u2028"}, {"messages": talk}, {"prompt": "the cat waits for the cat"}]
     out = tmp_path / "out" / "answers.jsonl"
     model = str(checkpoint("yxanul"))
     assert main(["generate", model, "--input", jsonl(rows), "--out", str(out), "--new-tokens", "5"]) == 0
