@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from yxanul.bad_input import BadInput
-from yxanul.data.bin_writer import BinWriter, PackedBinWriter
+from yxanul.data.bin_writer import BinWriter
 from yxanul.data.part_files import COUNTS, DIGEST, DOCUMENT, RECORDS, TOKENS, Job
 from yxanul.data.progress import Progress
 
@@ -37,10 +37,10 @@ def assemble(
     progress: Progress,
 ) -> dict[str, dict[str, Any]]:
     """`sources` are specs with their finished parts. Writes folder/train and, if wanted, folder/held_out; returns the
-    manifests. The held-out bin is never packed: it is there to compare documents one by one."""
-    writers = {TRAIN: _writer(folder / TRAIN, job, row_length, shard_tokens)}
+    manifests. A held-out bin of text is never packed: it is there to compare documents one by one."""
+    writers = {TRAIN: job.writer(folder / TRAIN, row_length, shard_tokens)}
     if job.held_out:
-        writers[HELD_OUT] = _writer(folder / HELD_OUT, job, None, shard_tokens)
+        writers[HELD_OUT] = job.writer(folder / HELD_OUT, None, shard_tokens)
     duplicates = _Duplicates([part for _, own in sources for part in own])
     dropped: Counter[str] = Counter()
     told: dict[str, list[dict[str, Any]]] = {name: [] for name in writers}
@@ -65,15 +65,9 @@ def assemble(
         raise NothingLeft(f"no training document is left (dropped: {reasons}): give more text or loosen the filters.")
     maker = {name: getattr(job.tokenizer, name) for name in TOKENIZER_FACTS}
     return {
-        name: writer.finish(tokenizer=maker, source=told[name], dropped=dict(dropped))
+        name: writer.finish(tokenizer=maker, source=told[name], dropped=dict(dropped), **job.facts())
         for name, writer in writers.items()
     }
-
-
-def _writer(folder: Path, job: Job, row_length: int | None, shard_tokens: int) -> BinWriter:
-    if row_length is None:
-        return BinWriter(folder, job.dtype, shard_tokens)
-    return PackedBinWriter(folder, job.dtype, shard_tokens, row_length, job.tokenizer.end_of_text_id)
 
 
 def _add(writer: BinWriter, documents: np.ndarray, ids: np.ndarray, keep: np.ndarray) -> None:

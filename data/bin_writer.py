@@ -89,7 +89,7 @@ class BinWriter:
 class PackedBinWriter(BinWriter):
     """Collects about 16 million ids of whole documents, packs them into rows, and goes on."""
 
-    index_names = (DOCUMENTS, BYTES, ROWS)
+    index_names: tuple[str, ...] = (DOCUMENTS, BYTES, ROWS)
 
     def __init__(self, folder: Path, dtype: np.dtype, shard_tokens: int, row_length: int, end_of_text_id: int) -> None:
         super().__init__(folder, dtype, shard_tokens)
@@ -114,19 +114,25 @@ class PackedBinWriter(BinWriter):
             self._pack()
         return super().finish(rows=self._rows, **facts)
 
-    def _pack(self) -> None:
+    def _take_waiting(self) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
         lengths, byte_lengths = (
             np.concatenate(column).astype(np.int64) for column in zip(*self._waiting, strict=True)
         )
         documents = np.split(np.concatenate(self._ids), np.cumsum(lengths)[:-1])
         self._ids, self._waiting, self._waiting_tokens = [], [], 0
+        return lengths, byte_lengths, documents
 
+    def _store(self, rows: np.ndarray, real: np.ndarray) -> None:
+        super().add_tokens(rows.reshape(-1))
+        self._rows += len(rows)
+        self._index(ROWS, real)
+
+    def _pack(self) -> None:
+        lengths, byte_lengths, documents = self._take_waiting()
         pieces = pack(lengths, self._row_length)
         stored_before = self._stored
         stored = fill_rows(pieces, documents, self._row_length, self._end_of_text_id)
-        super().add_tokens(stored.reshape(-1))
-        self._rows += len(stored)
-        self._index(ROWS, np.bincount(pieces.row, weights=pieces.length))
+        self._store(stored, np.bincount(pieces.row, weights=pieces.length))
 
         last = pieces.start + pieces.length == lengths[pieces.document]
         ends = (pieces.row * (self._row_length + 1) + 1 + pieces.place + pieces.length)[last]

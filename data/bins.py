@@ -8,6 +8,7 @@
     documents.idx         uint64: where each document ends, its end-of-text token included
     bytes.idx             uint32: the length of each document's text in UTF-8 bytes
     rows.idx              uint32, packed layout only (packing.py): how many tokens of each row are real
+    marks.idx             uint8, of conversations only (conversation_bins.py): which tokens are learnt, or begin one
     manifest.json         written last, so a folder without one is no bin
 Not here: making bins from text (prepare.py, bin_writer.py), the order in which training reads them (stream.py).
 """
@@ -22,8 +23,14 @@ import numpy as np
 from yxanul.bad_input import BadInput
 
 FORMAT, VERSION = "yxanul-tokens", 1
-MANIFEST, DOCUMENTS, BYTES, ROWS = "manifest.json", "documents.idx", "bytes.idx", "rows.idx"
-INDEX_DTYPES: dict[str, np.dtype] = {DOCUMENTS: np.dtype("<u8"), BYTES: np.dtype("<u4"), ROWS: np.dtype("<u4")}
+MANIFEST, DOCUMENTS, BYTES, ROWS, MARKS = "manifest.json", "documents.idx", "bytes.idx", "rows.idx", "marks.idx"
+INDEX_DTYPES: dict[str, np.dtype] = {
+    DOCUMENTS: np.dtype("<u8"),
+    BYTES: np.dtype("<u4"),
+    ROWS: np.dtype("<u4"),
+    MARKS: np.dtype("u1"),
+}
+LEARNT, BEGINS = 1, 2  # of marks.idx
 
 
 def token_file(number: int) -> str:
@@ -51,6 +58,7 @@ class TokenBin:
         sizes = [entry["bytes"] for name, entry in manifest["files"].items() if name.startswith("tokens-")]
         self.tokens = sum(sizes) // self.dtype.itemsize  # ids that can be read; a packed bin's padding counts here
         self.rows = 0 if self.row_length is None else self.tokens // (self.row_length + 1)
+        self.is_conversations = MARKS in manifest["files"]
         self._file_tokens = max(sizes) // self.dtype.itemsize if self.tokens else 1
         self._maps: dict[str, np.ndarray] = {}
 
@@ -90,8 +98,13 @@ class TokenBin:
 
     @property
     def row_lengths(self) -> np.ndarray:
-        """Of a packed bin: real tokens of every row; targets behind them are padding."""
+        """Of a packed bin: real tokens of every row, padding is behind them. Of conversations: learnt ones."""
         return self._mapped(ROWS, INDEX_DTYPES[ROWS])
+
+    @property
+    def marks(self) -> np.ndarray:
+        """Of conversations: for each stored id LEARNT, BEGINS, or neither."""
+        return self._mapped(MARKS, INDEX_DTYPES[MARKS])
 
     def _tokens_of(self, number: int) -> np.ndarray:
         return self._mapped(token_file(number), self.dtype)
@@ -191,6 +204,8 @@ def _check_counts(token_bin: TokenBin) -> None:
     if token_bin.row_length is not None:
         counts[ROWS] = manifest["rows"]
         stored = manifest["rows"] * (token_bin.row_length + 1)
+    if token_bin.is_conversations:
+        counts[MARKS] = stored
     wrong = [name for name, count in counts.items() if files[name]["bytes"] != count * INDEX_DTYPES[name].itemsize]
     sizes = [entry["bytes"] for name, entry in files.items() if name.startswith("tokens-")]
     if wrong or stored != token_bin.tokens or len(set(sizes[:-1])) > 1 or sizes[-1:] > sizes[:1]:

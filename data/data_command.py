@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from yxanul.bad_input import BadInput
-from yxanul.data.bins import TokenBin, find_bins, open_bin, verify_bin
+from yxanul.data.bins import BEGINS, LEARNT, TokenBin, find_bins, open_bin, verify_bin
+from yxanul.data.conversation_bins import LEARN
 from yxanul.data.prepare import prepare
 from yxanul.data.progress import answer
 from yxanul.data.remote import publish
@@ -40,6 +41,7 @@ def main(arguments: list[str]) -> int:
     argument("--out", required=True, help="a new folder for the bins train and held_out")
     argument("--held-out", type=float, default=0.0, help="share of the documents that training never sees")
     argument("--pack", type=int, metavar="TOKENS", help="whole documents in rows of this length")
+    argument("--conversations", choices=LEARN, help="the sources hold some; learnt of them are the answers, or all")
     argument("--workers", type=int, default=usable_cores(), help="processes (default: all cores)")
     argument("--min-tokens", type=int, default=0, help="drop shorter documents")
     argument("--decontaminate", default=[], help="evaluation texts; again", **source)
@@ -94,8 +96,10 @@ def _info(folder: str, as_json: bool) -> None:
         maker = manifest["tokenizer"]
         layout = manifest["layout"]
         if layout != "stream":
-            rows, length = manifest["rows"], layout["packed"]
+            rows, length = manifest["rows"], layout["packed"] + ("learnt" in manifest)
             layout = f"{rows:,} rows of {length:,} tokens, {1 - manifest['tokens'] / (rows * length):.3%} padding"
+        if "learnt" in manifest:
+            layout += f"; {manifest['learnt']:,} tokens are learnt"
         disk = sum(entry["bytes"] for entry in manifest["files"].values())
         answer(f"{name}: {_summary(manifest)}")
         answer(f"  layout     {layout}")
@@ -133,6 +137,7 @@ def _show(folder: str, number: int, tokenizer: str | None) -> None:
     show, count, what = show_document, token_bin.documents, "documents"
     if token_bin.row_length is not None:
         show, count, what = show_row, token_bin.rows, "rows"
+        show = show_conversations if token_bin.is_conversations else show
     if not 0 <= number < count:
         raise BadInput(f"{folder} has {count:,} {what}, numbered from 0: there is no {number}.")
     answer(show(token_bin, number, loaded))
@@ -168,3 +173,20 @@ def show_row(token_bin: TokenBin, number: int, tokenizer: Tokenizer) -> str:
         cut = "" if row[stop - 1] == token_bin.end_of_text_id else ", goes on in another row"
         lines += [f"[{begun}places {start - 1:,} to {stop - 2:,}{cut}]", tokenizer.decode(row[start:stop].tolist())]
     return "\n".join(lines + [f"[padding: {token_bin.row_length - real:,}]"])
+
+
+def show_conversations(token_bin: TokenBin, number: int, tokenizer: Tokenizer) -> str:
+    """The row's conversations; what is learnt of them stands between [[ and ]]."""
+    assert token_bin.row_length is not None
+    width = token_bin.row_length + 1
+    row = token_bin.read(number * width, (number + 1) * width)
+    marks = token_bin.marks[number * width : (number + 1) * width]
+    end = int(np.searchsorted(token_bin.document_ends, (number + 1) * width, "right"))
+    last = int(token_bin.document_ends[end - 1]) - number * width
+    edges = np.flatnonzero(np.diff(marks[:last] & LEARNT, prepend=0) | (marks[:last] & BEGINS)).tolist()
+    text = f"[row {number:,} of {token_bin.rows:,}: {last:,} of {width:,} places used]"
+    for start, stop in zip(edges, [*edges[1:], last], strict=True):
+        piece = tokenizer.decode(row[start:stop].tolist())
+        text += "\n[conversation]\n" if marks[start] & BEGINS else ""
+        text += f"[[{piece}]]" if marks[start] & LEARNT else piece
+    return text

@@ -1,6 +1,6 @@
 """One part of a source becomes a folder of ids, lengths and digests: the work of `data prepare`, done by any process.
 
-    preparer = Preparer(job)
+    preparer = job.preparer()
     preparer.write(task, folder, report)       # `folder` appears when it is whole, or not at all
 
     tokens.bin     ids of the documents, each with its end-of-text id
@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from yxanul.bad_input import BadInput
+from yxanul.data.bin_writer import BinWriter, PackedBinWriter
 from yxanul.data.bins import dtype_for
 from yxanul.data.cutting import LONG, cut, decode_long
 from yxanul.data.decontamination import Contaminated
@@ -66,13 +67,27 @@ class Job:
 
     @property
     def dtype(self) -> np.dtype:
+        """Of a part's ids."""
         return dtype_for(self.tokenizer.vocabulary_size)
 
+    def preparer(self) -> "Preparer":
+        return Preparer(self)
 
-class _Prepared(NamedTuple):
+    def writer(self, folder: Path, row_length: int | None, shard_tokens: int) -> BinWriter:
+        if row_length is None:
+            return BinWriter(folder, self.dtype, shard_tokens)
+        return PackedBinWriter(folder, self.dtype, shard_tokens, row_length, self.tokenizer.end_of_text_id)
+
+    def facts(self) -> dict[str, Any]:
+        """What a bin's manifest says besides."""
+        return {}
+
+
+class Prepared(NamedTuple):
     text: str
     held_out: bool
     ids: np.ndarray  # the end-of-text id left out
+    bytes: int | None = None  # None: those of the text
 
 
 def tasks_of(source: Source, name: str) -> list[Task]:
@@ -89,6 +104,8 @@ def tasks_of(source: Source, name: str) -> list[Task]:
 
 
 class Preparer:
+    _ends_documents = True  # with the end-of-text id
+
     def __init__(self, job: Job) -> None:
         self._job, self._tokenizer, self._dtype = job, job.tokenizer, job.dtype
         self._end = np.array([job.tokenizer.end_of_text_id], job.dtype).tobytes()
@@ -114,10 +131,13 @@ class Preparer:
                 if len(utf8) >= 1 << 32:
                     raise BadInput(f"{task.spec}: a document has {len(utf8):,} bytes; 4 GiB is the most, cut it.")
                 tokens.write(document.ids.data)
-                tokens.write(self._end)
+                if self._ends_documents:
+                    tokens.write(self._end)
                 digest = hashlib.blake2b(utf8, digest_size=DIGEST.itemsize).digest()
-                records.write(RECORD.pack(len(document.ids) + 1, len(utf8), document.held_out, digest))
-                done, done_tokens = done + 1, done_tokens + len(document.ids) + 1
+                size = len(utf8) if document.bytes is None else document.bytes
+                count = len(document.ids) + self._ends_documents
+                records.write(RECORD.pack(count, size, document.held_out, digest))
+                done, done_tokens = done + 1, done_tokens + count
                 if done_tokens >= REPORTED_AT_ONCE:
                     report(done, done_tokens)
                     done, done_tokens = 0, 0
@@ -127,7 +147,7 @@ class Preparer:
                 os.fsync(file.fileno())
         write_json(folder / COUNTS, dict(counts))
 
-    def _text_documents(self, task: Task, counts: Counter[str]) -> Iterator[_Prepared]:
+    def _text_documents(self, task: Task, counts: Counter[str]) -> Iterator[Prepared]:
         """In the order of the part; short documents are encoded together, a long one slice by slice."""
         kept = self._kept(task.part.documents(counts), counts)
         for batch in grouped(kept, lambda document: len(document[0]) + 64, BATCH_CHARACTERS):
@@ -137,7 +157,7 @@ class Preparer:
             else:
                 ids = self._ids(texts)
             for (text, held_out), own in zip(batch, ids, strict=True):
-                yield _Prepared(text, held_out, own)
+                yield Prepared(text, held_out, own)
 
     def _kept(self, documents: Iterable[Document], counts: Counter[str]) -> Iterator[tuple[str, bool]]:
         """Texts, and whether they are held out; only training documents must keep away from the evaluation texts."""
@@ -152,7 +172,7 @@ class Preparer:
         """Through array("I"), which takes 16 ns for a Python int; numpy takes 40."""
         return [np.array(array("I", ids), self._dtype) for ids in self._tokenizer.encode_batch(texts)]
 
-    def _raw_documents(self, task: Task, counts: Counter[str]) -> Iterator[_Prepared]:
+    def _raw_documents(self, task: Task, counts: Counter[str]) -> Iterator[Prepared]:
         assert task.begins
         tokens = task.part.tokens()
         for start, stop in _documents_between(tokens, self._tokenizer.end_of_text_id, *task.begins):
@@ -165,7 +185,7 @@ class Preparer:
                 )
             text = decode_long(ids, self._tokenizer)
             for _, held_out in self._kept([Document(text, text)], counts):
-                yield _Prepared(text, held_out, ids.astype(self._dtype))
+                yield Prepared(text, held_out, ids.astype(self._dtype))
 
 
 def _documents_between(tokens: np.ndarray, end_of_text_id: int, first: int, last: int) -> Iterator[tuple[int, int]]:

@@ -22,6 +22,8 @@ from typing import Any
 from yxanul.bad_input import BadInput
 from yxanul.data.assembly import HELD_OUT, TRAIN, NothingLeft, assemble
 from yxanul.data.bins import FORMAT, MANIFEST, VERSION, dtype_for
+from yxanul.data.chat_templates import load_chat_tokenizer
+from yxanul.data.conversation_bins import ConversationJob
 from yxanul.data.decontamination import WORDS_IN_A_ROW, Contaminated
 from yxanul.data.documents import check_share
 from yxanul.data.part_files import Job, tasks_of
@@ -47,15 +49,19 @@ def prepare(
     min_tokens: int = 0,
     decontaminate: Sequence[str] = (),
     strict: bool = False,
+    conversations: str | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> dict[str, dict[str, Any]]:
-    """Returns the manifests of the bins, by their names."""
+    """Returns the manifests of the bins, by their names. `conversations`: the sources hold some, and of these the
+    answers are learnt, or everything (conversation_bins.py)."""
     _check_place(str(out), sources)
     out = Path(os.path.abspath(out))
     partial = out.with_name(f"{out.name}.partial")
     check(out, held_out, pack, workers, min_tokens)
-    loaded = load_tokenizer(tokenizer)
-    opened = [open_source(spec, strict) for spec in sources]
+    if conversations is not None and pack is None:
+        raise BadInput("conversations are packed into rows: say with pack how many tokens a row holds.")
+    loaded = load_tokenizer(tokenizer) if conversations is None else load_chat_tokenizer(tokenizer)
+    opened = [open_source(spec, strict, conversations is not None) for spec in sources]
     _check_ids_fit(opened, loaded)
     settings = {
         "format": FORMAT,
@@ -67,9 +73,14 @@ def prepare(
         "min_tokens": min_tokens,
         "decontaminate": [open_source(spec).identity() for spec in decontaminate],
         "strict": strict,
+        "conversations": conversations,
         "shard_tokens": shard_tokens,
     }
     job = Job(loaded, held_out, min_tokens, _contaminated(decontaminate))
+    if conversations is not None:
+        assert pack is not None
+        job = ConversationJob(loaded, held_out, min_tokens, job.contaminated, pack, conversations)
+        settings |= job.facts()
     try:
         with _lock(partial):
             _begin(partial, settings)

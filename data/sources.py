@@ -4,6 +4,7 @@
     data/*.parquet,score_column=score,min_score=3.5    qa.csv,template="{question}\\n{answer}"
     hf:owner/name,config=en,split=train    raw:train.bin,dtype=uint16    builtin:language    builtin:math,count=20000
 
+Of conversations (conversations.py) a source knows config, split, revision, limit and `bad=skip`.
 `open_source(spec).parts()` are pieces that can be read apart, in any process; their number depends on the source
 alone. A value with commas stands in double quotes; \\n and \\t in a template are a new line and a tab. `limit=` keeps
 a source in one part. Not here: exact duplicates (prepare.py drops them over all sources), tokens of text.
@@ -20,6 +21,7 @@ from typing import Any
 from yxanul.bad_input import BadInput, unknown_name
 from yxanul.data import builtin, files, hub_datasets, problems
 from yxanul.data.columns import Columns
+from yxanul.data.conversations import ConversationColumns, ProblemConversations
 from yxanul.data.documents import Chain, Part, Rules, TokenFile
 
 Values = dict[str, Any]
@@ -45,11 +47,17 @@ class Source:
         return {"spec": self.spec, **self._identity}
 
 
-def open_source(spec: str, strict: bool = False) -> Source:
+def open_source(spec: str, strict: bool = False, conversations: bool = False) -> Source:
     """Checks everything that can be wrong with a source before its first document is asked for."""
     location, texts = split_spec(spec)
     kind, name = _kind_and_name(location)
-    values = _converted(spec, texts, _keys_of(kind, name))
+    known = _keys_of(kind, name)
+    if conversations:
+        if kind == "raw" or name in builtin.LIBRARY:
+            raise BadInput(f"{spec} holds no conversations: name files of records, hf:owner/name, or builtin:math.")
+        known = {key: convert for key, convert in known.items() if key not in (*COLUMN_KEYS, "split")} | BAD
+        known |= {"split": some_text} if kind == "hf" else {}
+    values = _converted(spec, texts, known) | ({CONVERSATIONS: True} if conversations else {})
     readers, identity = OPENERS[kind](spec, name, values)
     if "limit" in values:
         readers = [Chain(tuple(readers))]
@@ -141,6 +149,8 @@ KEYS: dict[str, Keys] = {
     "raw": {"dtype": one_of("uint16", "uint32")},
 }
 PROBLEM_KEYS: Keys = {"count": at_least_1, "seed": at_least_0}
+CONVERSATIONS = "conversations"
+BAD: Keys = {"bad": one_of("stop", "skip")}
 LEVEL_KEYS: Keys = {"level": one_of(*problems.LEVELS)}
 
 
@@ -172,6 +182,8 @@ Opened = tuple[list[Any], Values]
 
 
 def _columns(spec: str, values: Values) -> Columns:
+    if CONVERSATIONS in values:
+        return ConversationColumns(skip=values.get("bad") == "skip")
     return Columns(**{key: values[key] for key in COLUMN_KEYS if key in values}).checked(spec)
 
 
@@ -200,7 +212,8 @@ def _open_raw(spec: str, pattern: str, values: Values) -> Opened:
 def _open_builtin(spec: str, name: str, values: Values) -> Opened:
     if name in builtin.LIBRARY:
         return builtin.library_readers(name), builtin.library_identity()
-    reader = builtin.ProblemReader(name, **{key: values[key] for key in values if key not in COMMON})
+    settings = {key: values[key] for key in values if key in (*PROBLEM_KEYS, *LEVEL_KEYS)}
+    reader = (ProblemConversations if CONVERSATIONS in values else builtin.ProblemReader)(name, **settings)
     return [reader], asdict(reader)
 
 

@@ -2,7 +2,7 @@
 
 `Stream(plan, bins, seed).batch(step, first, last)` reads rows first..last-1 of the step's rows, `micro_batch_rows`
 says which are a rank's. Numpy only: training makes tensors of them.
-Not here: a random state (the shuffle is a stateless permutation of blocks), masks (position_ids tell documents apart).
+Not here: a random state (the shuffle is a stateless permutation of blocks), masks (loader.py makes them).
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from yxanul.data.bins import TokenBin
+from yxanul.data.bins import BEGINS, LEARNT, TokenBin
 from yxanul.data.plan import Plan, Position
 from yxanul.data.shuffle import permute
 
@@ -22,10 +22,11 @@ LOCATED_AT_ONCE = 4096
 
 
 class Batch(NamedTuple):
-    """Both int64 and of shape (rows, length); the target of a position is the token behind it."""
+    """All of shape (rows, length), the first two int64; the target of a position is the token behind it."""
 
     input_ids: np.ndarray
     targets: np.ndarray
+    begins: np.ndarray  # bool: a document begins here, at the end-of-text token before it; a conversation with its own
 
 
 def micro_batch_rows(rows: int, micro: int, rank: int, processes: int, accumulation: int) -> range:
@@ -51,18 +52,19 @@ class Stream:
     def batch(self, step: int, first: int, last: int) -> Batch:
         position = self.plan.at(step)
         shape = (last - first, position.length)
-        batch = Batch(np.empty(shape, np.int64), np.empty(shape, np.int64))
-        inputs, targets = batch.input_ids.reshape(-1), batch.targets.reshape(-1)
+        batch = Batch(np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape, bool))
+        inputs, targets, begins = (values.reshape(-1) for values in batch)
         first_token = position.first_token + first * position.length
         if self.plan.block < SHORT_BLOCK and not self._is_packed(position):
             self._gather(position.stage_index, first_token, inputs, targets)
+            begins[:] = inputs == self.end_of_text_id
             return batch
         for token_bin, begin, out in self._pieces(position.stage_index, first_token, len(inputs)):
-            self._read(token_bin, begin, inputs[out], targets[out])
+            self._read(token_bin, begin, inputs[out], targets[out], begins[out])
         return batch
 
     def targets(self, step: int) -> int:
-        """How many targets the whole step has: its tokens, but for the padding of packed rows."""
+        """How many targets the whole step has: its tokens, but for padding and what conversations do not teach."""
         position = self.plan.at(step)
         length, count = position.length, position.rows * position.length
         if not self._is_packed(position):
@@ -125,12 +127,15 @@ class Stream:
                 places[mine[here]] = permute(within[here], count, (self.seed, name_index, int(epoch)))
         return sources, places
 
-    def _read(self, token_bin: TokenBin, begin: int, inputs: np.ndarray, targets: np.ndarray) -> None:
+    def _read(
+        self, token_bin: TokenBin, begin: int, inputs: np.ndarray, targets: np.ndarray, begins: np.ndarray
+    ) -> None:
         """A part of one block."""
         if token_bin.row_length is None:
             tokens = token_bin.read(begin, begin + len(inputs) + 1)
             inputs[:] = tokens[:-1]
             targets[:] = tokens[1:]
+            begins[:] = inputs == token_bin.end_of_text_id
             return
         length = token_bin.row_length
         first_row, rows = begin // length, len(inputs) // length
@@ -138,6 +143,13 @@ class Stream:
         inputs.reshape(rows, length)[:] = stored[:, :-1]
         targets = targets.reshape(rows, length)
         targets[:] = stored[:, 1:]
+        if token_bin.is_conversations:
+            marks = token_bin.marks[first_row * (length + 1) : (first_row + rows) * (length + 1)]
+            marks = marks.reshape(rows, length + 1)
+            targets[marks[:, 1:] & LEARNT == 0] = IGNORED
+            begins.reshape(rows, length)[:] = marks[:, :-1] & BEGINS
+            return
+        begins[:] = inputs == token_bin.end_of_text_id
         real = token_bin.row_lengths[first_row : first_row + rows]
         targets[np.arange(length) >= real[:, None]] = IGNORED
 

@@ -34,6 +34,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")  # the first that names a token is right
+BESIDE = (*SETTINGS, "chat_template.jinja")
 # What does not change the ids of a document: how batches are cut and filled, and what is put around a text.
 NOT_IDENTITY = ("version", "truncation", "padding", "post_processor")
 
@@ -71,10 +72,18 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of what turns text into ids and back, the same however the file is formatted or saved again."""
-        content = json.loads(self.backend.to_str())
-        kept = {key: value for key, value in content.items() if key not in NOT_IDENTITY}
-        text = json.dumps(_without_defaults(kept), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(self._identity(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def extends(self, other: "Tokenizer") -> bool:
+        """It is the other one, or that one with tokens added: the other's ids mean the same."""
+        ours, theirs = self._identity(), other._identity()
+        added = [token for content in (ours, theirs) for token in [content.pop("added_tokens", [])]]
+        return ours == theirs and all(token in added[0] for token in added[1])
+
+    def _identity(self) -> dict[str, Any]:
+        content = json.loads(self.backend.to_str())
+        return _without_defaults({key: value for key, value in content.items() if key not in NOT_IDENTITY})
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
@@ -85,21 +94,25 @@ class Tokenizer:
 
 def load_tokenizer(name: str | Path) -> Tokenizer:
     """From a folder, from a tokenizer.json, or from the Hub (if gated, with the token huggingface_hub finds)."""
-    path = Path(name)
-    if path.exists():
-        file = path / "tokenizer.json" if path.is_dir() else path
-        if not file.is_file():
-            raise BadInput(f"{path} has no tokenizer.json: save it with a fast tokenizer's save_pretrained.")
-        files = {"tokenizer.json": file} | {
-            other: file.parent / other for other in SETTINGS if (file.parent / other).is_file()
-        }
-    else:
-        files = _download(str(name))
+    files = tokenizer_files(name)
     try:
         backend = tokenizers.Tokenizer.from_file(str(files["tokenizer.json"]))
     except Exception as error:  # the library raises a bare Exception
         raise BadInput(f"{files['tokenizer.json']} is not a tokenizer that `tokenizers` can read: {error}") from error
     return Tokenizer(str(name), backend, _end_of_text_id(str(name), backend, files))
+
+
+def tokenizer_files(name: str | Path) -> dict[str, Path]:
+    """tokenizer.json, and of the files beside it those that are there."""
+    path = Path(name)
+    if not path.exists():
+        return _download(str(name))
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise BadInput(f"{path} has no tokenizer.json: save it with a fast tokenizer's save_pretrained.")
+    return {"tokenizer.json": file} | {
+        other: file.parent / other for other in BESIDE if (file.parent / other).is_file()
+    }
 
 
 def gguf_pre_tokenizer(tokenizer: Tokenizer) -> str:
@@ -164,19 +177,14 @@ def _download(name: str) -> dict[str, Path]:
         raise BadInput(f"{name} is no folder here, and the Hub cannot be reached (it is not in the cache).") from error
     except hub.EntryNotFoundError as error:
         raise BadInput(f"{name} has no tokenizer.json on the Hub: only fast tokenizers can be used.") from error
-    for file in SETTINGS:
-        with contextlib.suppress(hub.EntryNotFoundError):  # not every tokenizer has both
+    for file in BESIDE:
+        with contextlib.suppress(hub.EntryNotFoundError):  # not every tokenizer has all
             files[file] = fetch(file)
     return files
 
 
 def _end_of_text_id(name: str, backend: tokenizers.Tokenizer, files: dict[str, Path]) -> int:
-    """The eos_token that the files name; where none does (gpt2's do not), <|endoftext|>."""
-    token: Any = END_OF_TEXT
-    for file in reversed(SETTINGS):
-        if file in files:
-            token = _read_json(files[file]).get("eos_token") or token
-    content = token["content"] if isinstance(token, dict) else token
+    content = end_of_text_token(files)
     index = backend.token_to_id(content)
     if index is None:
         raise BadInput(
@@ -186,7 +194,16 @@ def _end_of_text_id(name: str, backend: tokenizers.Tokenizer, files: dict[str, P
     return index
 
 
-def _read_json(path: Path) -> dict:
+def end_of_text_token(files: dict[str, Path]) -> str:
+    """The eos_token that the files name; where none does (gpt2's do not), <|endoftext|>."""
+    token: Any = END_OF_TEXT
+    for file in reversed(SETTINGS):
+        if file in files:
+            token = read_json(files[file]).get("eos_token") or token
+    return token["content"] if isinstance(token, dict) else token
+
+
+def read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

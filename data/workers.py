@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from yxanul.bad_input import BadInput
-from yxanul.data.part_files import Job, Preparer, Task
+from yxanul.data.part_files import Job, Task
 from yxanul.data.progress import Progress
 
 Work = tuple[Task, Path]
@@ -25,7 +25,7 @@ Work = tuple[Task, Path]
 
 def do_tasks(tasks: list[Work], job: Job, workers: int, progress: Progress) -> None:
     if workers == 1 or len(tasks) == 1:
-        preparer = Preparer(job)
+        preparer = job.preparer()
         for task, folder in tasks:
             preparer.write(task, folder, progress.add)
             progress.end_part()
@@ -87,7 +87,7 @@ def _serve(connection: Connection, job: Job) -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # the processes are the parallelism
     with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         try:
-            preparer = Preparer(job)
+            preparer = job.preparer()
             while True:
                 task, folder = connection.recv()
                 preparer.write(task, folder, lambda *done: connection.send(done))

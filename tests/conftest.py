@@ -18,7 +18,7 @@ spec.loader.exec_module(sys.modules["yxanul"])
 import pytest  # noqa: E402  after the environment is set
 
 sys.path.append(str(root / "tests"))  # for `hub_server` and `small_runs`
-pytest_plugins = ["hub_server.fixture", "small_runs.fixture"]
+pytest_plugins = ["hub_server.fixture", "small_runs.fixture", "small_runs.chat"]
 collect_ignore = ["upstream"]  # upstream/run.py runs those, beside files that pip has to fetch first
 
 # A member of the family in every shape that its code tells apart; fixtures below build them small.
@@ -96,7 +96,7 @@ def random_ids():
 class CountingBin:
     """Stands for a TokenBin: the id of a token is its position, so a batch shows where it was read."""
 
-    row_length = None
+    row_length, is_conversations, end_of_text_id = None, False, -1
 
     def __init__(self, tokens, start=0):
         import numpy as np

@@ -35,7 +35,7 @@ class MicroBatches(Dataset):
             "targets_in_step": self.stream.targets(step),
         }
         if self.document_mask:
-            bounds = torch.from_numpy(document_bounds(batch.input_ids, self.stream.end_of_text_id))
+            bounds = torch.from_numpy(document_bounds(batch.begins))
             length = batch.input_ids.shape[1]  # of no document more; the very longest would be another graph each time
             inputs |= {
                 "cu_seq_lens_q": bounds,
@@ -46,14 +46,13 @@ class MicroBatches(Dataset):
         return inputs
 
 
-def document_bounds(input_ids: np.ndarray, end_of_text_id: int) -> np.ndarray:
+def document_bounds(begins: np.ndarray) -> np.ndarray:
     """Where documents begin, counted through all rows end to end, and at last where the rows end.
 
-    A document begins at the end-of-text token before it, or with its row. The end is repeated until batches of one
+    A row begins one, whatever it is. The end is repeated until batches of one
     shape have, as a rule, bounds of one shape: compiled code is made anew for another.
     """
-    rows, length = input_ids.shape
-    begins = input_ids == end_of_text_id
+    rows, length = begins.shape
     begins[:, 0] = True
     places = np.flatnonzero(begins)
     room = rows * -(-length // TOKENS_PER_DOCUMENT)

@@ -5,6 +5,11 @@
       tokenizer: {kind: bpe, vocabulary: 2048, sources: [builtin:language], held_out: 0.05}
       bins/demo/language: {sources: [builtin:language], held_out: 0.05}     # bins train and held_out in that folder
 
+For conversations (data/conversation_bins.py): a tokenizer with a chat template, and what is learnt.
+
+      tokenizer: {from: runs/demo/final, template: chatml}
+      bins/chat: {sources: [builtin:math], conversations: answers, pack: 256}
+
 What is there is left alone, but its bins must be of the recipe's tokenizer. Killed at any moment, the next start goes
 on. Of several processes on a machine the first prepares and the others wait for it.
 Not here: the work (data/prepare.py, data/tokenizer_command.py), what stands in for an entry at toy size (scale.py).
@@ -21,6 +26,8 @@ from typing import Any
 
 from yxanul.bad_input import BadInput, unknown_name
 from yxanul.data.bins import find_bins, open_bin
+from yxanul.data.chat_templates import make_chat_tokenizer
+from yxanul.data.conversation_bins import LEARN
 from yxanul.data.data_command import usable_cores
 from yxanul.data.prepare import prepare
 from yxanul.data.progress import say
@@ -35,12 +42,15 @@ PATIENCE = 60.0  # seconds in which nobody prepares before a waiting process giv
 # of an entry: what `yxanul data prepare` takes, or `yxanul tokenizer train`
 ENTRY = {"sources": "list[str]", "held_out": "float"}
 BINS = ENTRY | {"pack": "int", "min_tokens": "int", "decontaminate": "list[str]", "strict": "bool", "stand_in": "str"}
+BINS |= {"conversations": "str"}
 OF_TOKENIZER = ENTRY | {"kind": "str", "vocabulary": "int", "transition": "int", "digits": "str", "limit_bytes": "int"}
-NEEDED = ("kind", "vocabulary", "sources")
+CHAT_TOKENIZER = {"from": "str", "template": "str"}
+NEEDED = ("kind", "vocabulary", "sources", "from")
 LIMITS: dict[str, dict[str, Any]] = {
     "held_out": {"at_least": 0, "below": 1},
     "kind": {"choices": DEFAULT_DIGITS},
     "digits": {"choices": ("single", "groups")},
+    "conversations": {"choices": LEARN},
 }
 
 
@@ -68,14 +78,15 @@ def prepare_missing(data: dict[str, Any], tokenizer: str | None) -> None:
             _wait(missing, lock)
     fingerprint = load_tokenizer(tokenizer).fingerprint
     for folder, entry in entries.items():
-        for token_bin in [] if "kind" in entry else find_bins(folder):
+        for token_bin in find_bins(folder) if "sources" in entry and "kind" not in entry else []:
             open_bin(token_bin, fingerprint)
 
 
 def checked_entry(name: str, given: Any) -> dict[str, Any]:
-    where, types = f"data: {name}", OF_TOKENIZER if name == TOKENIZER else BINS
+    where = f"data: {name}"
     if not isinstance(given, dict):
         raise BadInput(f"{where} must hold 'key: value' lines; it holds {given!r}.")
+    types = BINS if name != TOKENIZER else CHAT_TOKENIZER if "from" in given else OF_TOKENIZER
     for key in given:
         if key not in types:
             raise BadInput(f"{where}: {unknown_name('key', str(key), types)}")
@@ -91,11 +102,16 @@ def checked_entry(name: str, given: Any) -> dict[str, Any]:
 def _make(entries: dict[Path, dict[str, Any]], tokenizer: str) -> None:
     for folder, entry in entries.items():  # all that can be wrong is said before hours of work
         with _named(folder, entry, tokenizer):
-            for spec in (*entry["sources"], *entry.get("decontaminate", ())):
+            for spec in entry.get("sources", ()):
+                open_source(spec, conversations="conversations" in entry)
+            for spec in entry.get("decontaminate", ()):
                 open_source(spec)
     for folder, entry in entries.items():
         say(f"{folder} is not there yet: it is made now.")
         with _named(folder, entry, tokenizer):
+            if "from" in entry:
+                make_chat_tokenizer(entry["from"], entry.get("template", "user-assistant"), folder)
+                continue
             if "kind" in entry:
                 unset = dict.fromkeys(("transition", "digits", "limit_bytes"))
                 train(argparse.Namespace(**{"held_out": 0.0} | unset | entry, source=entry["sources"], out=folder))
@@ -104,7 +120,8 @@ def _make(entries: dict[Path, dict[str, Any]], tokenizer: str) -> None:
             with environment({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}):  # workers are parallel
                 manifests = prepare(settings.pop("sources"), tokenizer, folder, workers=usable_cores(), **settings)
             counts = [f"{manifest['tokens']:,} tokens {name}" for name, manifest in manifests.items()]
-            say(f"{folder}: {', '.join(counts)}")
+            dropped = [f"{count:,} {reason}" for reason, count in manifests["train"]["dropped"].items()]
+            say(f"{folder}: {', '.join(counts)}" + (f"; {', '.join(dropped)}" if dropped else ""))
 
 
 @contextlib.contextmanager

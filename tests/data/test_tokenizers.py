@@ -210,7 +210,7 @@ def test_a_hub_tokenizer_loads_even_without_settings(folder, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert load_tokenizer("owner/name").end_of_text_id == 0
-    assert asked[0] == ("owner/name", "tokenizer.json") and len(asked) == 3
+    assert asked[0] == ("owner/name", "tokenizer.json") and len(asked) == 4
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def batch():
 
 
 def bounds_of(batch):
-    bounds = torch.from_numpy(document_bounds(batch["input_ids"].numpy(), END))
+    bounds = torch.from_numpy(document_bounds(batch["input_ids"].numpy() == END))
     return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": LENGTH, "max_length_k": LENGTH}
 
 
