@@ -19,7 +19,8 @@ def blocks(page, language):
     return [block for found, block in zip(fences[::4], fences[1::4], strict=True) if found == language]
 
 
-PAGES = ["README.md", "docs/data.md", "docs/training.md", "docs/recipes.md", "docs/continued-pretraining.md"]
+PAGES = ["data", "training", "recipes", "continued-pretraining", "fine-tuning"]
+PAGES = ["README.md", *(f"docs/{name}.md" for name in PAGES)]
 
 
 @pytest.mark.parametrize("page", PAGES)

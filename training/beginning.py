@@ -35,6 +35,7 @@ class Beginning:
     checkpoint: Path | None  # None: at the first step, from random weights or those of init_from
     step: int  # the first to be done
     stop_step: int
+    is_early: bool = False  # an earlier start ended here, for nothing got better any more
 
     @property
     def is_done(self) -> bool:
@@ -47,7 +48,9 @@ def beginning(config: RunConfig, plan: Plan, run: RunFolder, resume: str | None,
     if step > plan.steps:
         raise BadInput(f"{checkpoint} is at step {step:,}, the plan has {plan.steps:,}: give --resume an earlier one.")
     if stage is None:
-        return Beginning(checkpoint, step, plan.steps)
+        best = checkpoints.best_step(checkpoint) if checkpoint else None
+        is_early = resume is None and step < plan.steps and is_stale(config, plan, step, best)
+        return Beginning(checkpoint, step, plan.steps, is_early)
     steps = stage_steps(plan, stage)
     if step >= steps.start:
         return Beginning(checkpoint, step, steps.stop)
@@ -57,6 +60,15 @@ def beginning(config: RunConfig, plan: Plan, run: RunFolder, resume: str | None,
         f"stage {stage} begins at step {steps.start:,}, but the run is at {step:,}: run the stages before it, or give "
         "--init-from with a model to begin it with."
     )
+
+
+def is_stale(config: RunConfig, plan: Plan, step: int, best: int | None) -> bool:
+    """So many evaluations without a new best that the run ends at this step."""
+    if config.early_stopping is None or config.eval_steps is None or best is None:
+        return False
+    ends = {steps.stop for _, steps in plan.stages_and_steps()}
+    since = sum(each % config.eval_steps == 0 or each in ends for each in range(best + 1, step + 1))
+    return since >= config.early_stopping
 
 
 def stage_steps(plan: Plan, name: str) -> range:

@@ -162,6 +162,11 @@ def read_marker(folder: Path) -> dict[str, Any]:
     return json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
 
 
+def best_step(folder: Path) -> int | None:
+    """Of all that the run had evaluated when it saved this."""
+    return json.loads((folder / TRAINER_STATE).read_text(encoding="utf-8"))["best_global_step"]
+
+
 def _step(folder: Path) -> int:
     return read_marker(folder)["step"]
 

@@ -100,6 +100,8 @@ class RunConfig:
     save_total_limit: int = setting("checkpoints that are kept, besides the best and the stages' ends", 2, at_least=1)
     metric_for_best_model: str = setting("of the evaluation, such as math_loss", "bits_per_byte")
     greater_is_better: bool = setting("true for an accuracy", False)
+    keep_best: bool = setting("final/ is the best checkpoint by that metric, not the last", False)
+    early_stopping: int | None = setting("evaluations without a new best, then the run ends", None, at_least=1)
     report_to: list[str] = setting("tensorboard, wandb, trackio", [], choices=("tensorboard", "wandb", "trackio"))
 
     training_arguments: dict[str, Any] = field(default_factory=dict)  # those of transformers that have an effect here
@@ -320,6 +322,10 @@ def _check_together(config: RunConfig) -> None:
             if config.training_arguments.get(name):
                 raise config.wrong(f"{name} is about data workers, and there are none: set dataloader_num_workers=1.")
     config.gates()
+    if (config.keep_best or config.early_stopping) and not (config.validation and config.eval_steps):
+        raise config.wrong("keep_best and early_stopping compare evaluations: set validation and eval_steps.")
+    if config.early_stopping and not config.keep_best:
+        raise config.wrong("early_stopping ends a run at its worst: set keep_best: true, so that its best is kept.")
     if config.optimizer == "muon" and config.parallel.startswith("zero"):
         raise config.wrong(
             f"optimizer=muon needs whole matrices, {config.parallel} has flat shards: take fsdp2 or adamw."

@@ -9,6 +9,7 @@ from typing import Any
 from yxanul.bad_input import BadInput
 from yxanul.configuration_yxanul import YxanulConfig
 from yxanul.data.bins import TokenBin, open_bin
+from yxanul.data.chat_templates import load_chat_tokenizer
 from yxanul.data.plan import Plan
 from yxanul.data.stream import Stream
 from yxanul.data.tokenizers import load_tokenizer
@@ -16,6 +17,7 @@ from yxanul.evaluation.bits_per_byte import HeldOut
 from yxanul.evaluation.zero_shot import WATCHED, find_task
 from yxanul.training.config import RunConfig
 from yxanul.training.gates import FEWEST_DOCUMENTS
+from yxanul.training.held_out_conversations import HeldOutConversations
 
 
 def check_inputs(config: RunConfig, plan: Plan, shape: YxanulConfig) -> None:
@@ -34,6 +36,8 @@ def open_stream(config: RunConfig, plan: Plan, shape: YxanulConfig) -> Stream:
     _check_lengths(plan, shape)
     fingerprint = load_tokenizer(config.tokenizer).fingerprint if config.tokenizer else None
     bins = {name: _open(name, fingerprint, shape) for name in plan.source_names}
+    for token_bin in bins.values():
+        _check_conversations(config, token_bin)
     first, *others = bins.values()
     for other in others:
         _check_same_tokenizer(first, other)
@@ -46,14 +50,29 @@ def _check_origin(config: RunConfig, token_bin: TokenBin) -> None:
     if config.init_from is None:
         return
     try:
-        own = load_tokenizer(config.init_from).fingerprint
+        own = load_tokenizer(config.init_from)
     except BadInput:  # weights without a tokenizer
         return
     theirs = token_bin.manifest["tokenizer"]
-    if own != theirs["fingerprint"]:
+    is_grown = config.tokenizer is not None and load_tokenizer(config.tokenizer).extends(own)
+    if own.fingerprint != theirs["fingerprint"] and not is_grown:
         raise BadInput(
             f"{token_bin.folder} was made with the tokenizer {theirs['name']}, which is not that of init_from="
             f"{config.init_from}: set tokenizer={config.init_from}, and make bins with it under other names."
+        )
+
+
+def _check_conversations(config: RunConfig, token_bin: TokenBin) -> None:
+    if not token_bin.is_conversations:
+        return
+    if config.tokenizer is None:
+        raise BadInput(f"{token_bin.folder} holds conversations: set tokenizer to the one with their chat template.")
+    if not config.document_mask:
+        raise BadInput(f"{token_bin.folder} holds several conversations in a row: set document_mask: true.")
+    if load_chat_tokenizer(config.tokenizer).template_digest != token_bin.manifest["chat_template"]:
+        raise BadInput(
+            f"{token_bin.folder} was made with another chat template than that of {config.tokenizer}: make it again, "
+            "under another name."
         )
 
 
@@ -76,7 +95,9 @@ def open_held_out(config: RunConfig, plan: Plan, stream: Stream, shape: YxanulCo
     for domain, folder in config.validation.items():
         token_bin = _open(folder, None, shape)
         _check_same_tokenizer(first, token_bin)
-        held_out[domain] = HeldOut(
+        _check_conversations(config, token_bin)
+        kind: Any = HeldOutConversations if token_bin.is_conversations else HeldOut
+        held_out[domain] = kind(
             token_bin,
             length=length,
             rows=rows,

@@ -1,5 +1,6 @@
 """The model that a run begins with: random weights from its seed, or those of another checkpoint."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ def build(config: RunConfig, with_weights: bool = True) -> Any:
     set_seed(config.seed)
     if config.init_from is None or not with_weights:
         return YxanulForCausalLM(shape)
+    rows = shape.vocab_size
+    own = replace(config, model=config.init_from, model_config={}).shape().config.vocab_size
+    shape.vocab_size = min(rows, own)
     loaded: Any
     try:
         loaded = YxanulForCausalLM.from_pretrained(
@@ -35,7 +39,19 @@ def build(config: RunConfig, with_weights: bool = True) -> Any:
             f"init_from={config.init_from} does not fit the model: {', '.join(sorted(lost)[:3])} ({len(lost)} in all) "
             "are missing there or here, or of another size; take its own shape (leave `model` out)."
         )
+    if rows > own:  # new tokens begin as the mean of all, so that none is likely or strange from the start
+        model.resize_token_embeddings(rows, mean_resizing=False)
+        with torch.no_grad():
+            for table in {id(part): part for part in _tables(model)}.values():
+                table[own:] = table[:own].mean(0)
     return model
+
+
+def _tables(model: Any) -> list[torch.nn.Parameter]:
+    """Those with a row for each token; a factorised head that is tied has none of its own."""
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    rows = len(modules[0].weight)
+    return [parameter for module in modules for parameter in module.parameters() if len(parameter) == rows]
 
 
 def build_on_meta(config: RunConfig) -> Any:

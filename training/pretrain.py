@@ -11,6 +11,7 @@ by a signal, 5 failed with everything saved. Not here: what a recipe may say (co
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 from yxanul.bad_input import BadInput
@@ -21,14 +22,18 @@ from yxanul.training.config import SCALE_HELP, RunConfig, read_config, settings_
 from yxanul.training.scale import NOTE as SCALE_NOTE
 
 # Read when torch is imported. Waiting OpenMP threads spin by default: on busy cores a step took five times as long
+_EXAMPLES = {"pretrain": "demo", "sft": "sft"}
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], verb: str = "pretrain", check: Callable[[RunConfig], None] | None = None) -> int:
+    """`verb` and `check`: of sft.py, which is this with conversations."""
     for name, value in PATIENT_THREADS.items():
         os.environ.setdefault(name, value)
     keep_compiled()
-    options, config = _parse(arguments)
+    options, config = _parse(arguments, verb)
+    if check is not None:
+        check(config)
     if options.dry_run:
         return _dry_run(config, options.processes or 1, options.out, options.force)
     from yxanul.training.launch.processes import start
@@ -44,7 +49,7 @@ def main(arguments: list[str]) -> int:
     processes = options.processes or (1 if launched else _one_for_each_gpu(config))
     config.accumulation(int(os.environ.get("WORLD_SIZE", processes)))  # refuses rows that do not divide
     if processes > 1:
-        return start("yxanul.training.pretrain", _without_processes(arguments), processes)
+        return start(f"yxanul.training.{verb}", _without_processes(arguments), processes)
     return _run(config, options)
 
 
@@ -91,10 +96,10 @@ def _check_machine(config: RunConfig, processes: int) -> None:
         resolve_compile(config, config.attention)
 
 
-def _parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
+def _parse(arguments: list[str], verb: str) -> tuple[argparse.Namespace, RunConfig]:
     parser = argparse.ArgumentParser(
-        prog="yxanul pretrain",
-        description=__doc__.partition("\n")[0],
+        prog=f"yxanul {verb}",
+        description=__doc__.partition("\n")[0].replace("pretrain", verb),
         epilog=settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -115,7 +120,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
     options = parser.parse_intermixed_args(arguments)
     words = options.words if options.config is None else [options.config, *options.words]
     if not words or "=" in words[0]:
-        raise BadInput("a recipe is missing: `yxanul pretrain demo --out runs/demo`.")
+        raise BadInput(f"a recipe is missing: `yxanul {verb} {_EXAMPLES[verb]} --out runs/{_EXAMPLES[verb]}`.")
     if options.out is None and not options.dry_run:
         raise BadInput("--out is missing: it names the run's folder, such as --out runs/first.")
     if (options.accept_gate is None) != (options.reason is None):
@@ -221,10 +226,11 @@ def _run(config: RunConfig, options: argparse.Namespace) -> int:
         if ranks.is_first:
             say(f"the gate of {failed} failed; --accept-gate {failed} --reason TEXT goes on all the same.")
         return GATE_FAILED
-    if begin.is_done and not options.evaluate_only:
-        ranks.first_writes(lambda: finish_what_was_cut_off(run, plan, begin))
+    if (begin.is_done or begin.is_early) and not options.evaluate_only:
+        ranks.first_writes(lambda: finish_what_was_cut_off(config, run, plan, begin))
         if ranks.is_first:
-            say(f"{run.path} is done: step {begin.step:,} of {begin.stop_step:,}.")
+            early = ", where it stopped early" if begin.is_early else ""
+            say(f"{run.path} is done: step {begin.step:,} of {begin.stop_step:,}{early}.")
         return DONE
     try:
         session = Session(config, run, args, ranks, stream, held_out, begin, gates)

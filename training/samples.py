@@ -39,7 +39,7 @@ class Samples(TrainerCallback):
 
 @torch.no_grad()
 def continuation(trainer: YxanulTrainer, prompt: list[int]) -> list[int]:
-    model, end = trainer.model, prompt[0]
+    model, end = trainer.model, trainer.batches.stream.end_of_text_id
     was_training = model.training
     model.eval()
     room = min(NEW_TOKENS, model.config.max_position_embeddings - len(prompt))

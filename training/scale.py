@@ -40,6 +40,7 @@ LEFT_OUT = """
 
 def scaled(recipe: dict[str, Any], file: str) -> dict[str, Any]:
     """`recipe` is one that `read_config` takes, `file` its name for messages."""
+    chat = recipe.get("data", {}).get("tokenizer", {}).get("template")
     data = {name: entry for name, entry in recipe.get("data", {}).items() if name != "tokenizer"}
     stand_ins = {name: _stand_in(name, entry, file) for name, entry in data.items()}
 
@@ -47,7 +48,8 @@ def scaled(recipe: dict[str, Any], file: str) -> dict[str, Any]:
         """Of the bins that stand in for a bin of the recipe."""
         for entry, spec in stand_ins.items():
             if name == entry or name.startswith(f"{entry}/"):
-                return f"{FOLDER}/{re.sub('[^a-z0-9]+', '-', spec.removeprefix('builtin:'))}"
+                kind = "chat-" if "conversations" in data[entry] else ""
+                return f"{FOLDER}/{kind}{re.sub('[^a-z0-9]+', '-', spec.removeprefix('builtin:'))}"
         raise BadInput(f"{file}: {name} has no stand-in for --scale tiny: give it an entry under `data` with one.")
 
     accumulates = "max_micro_batch_tokens" in recipe or _whole(recipe.get("gradient_accumulation_steps") or 1) > 1
@@ -55,8 +57,8 @@ def scaled(recipe: dict[str, Any], file: str) -> dict[str, Any]:
     shrink = math.ceil(max(_whole(phase["length"]) for phase in real) / LONGEST)
     phases = iter(_phases(real, shrink, 1 + accumulates))
     tiny = {key: value for key, value in recipe.items() if key not in LEFT_OUT.split()} | {
-        "tokenizer": f"{FOLDER}/tokenizer",
-        "data": {"tokenizer": dict(TOKENIZER)},
+        "tokenizer": f"{FOLDER}/{'chat-' if chat else ''}tokenizer",
+        "data": {"tokenizer": {"from": recipe["init_from"], "template": chat} if chat else dict(TOKENIZER)},
         "stages": [_stage(stage, [next(phases) for _ in stage["phases"]], folder) for stage in recipe["stages"]],
         "validation": {domain: f"{folder(name)}/held_out" for domain, name in recipe.get("validation", {}).items()},
         "validation_tokens": 8192,
@@ -65,7 +67,10 @@ def scaled(recipe: dict[str, Any], file: str) -> dict[str, Any]:
         "save_steps": 24,
     }
     for name, spec in stand_ins.items():
-        tiny["data"][folder(name)] = {"sources": [f"{spec},limit=800,max_characters=3000"], "held_out": 0.15}
+        entry = {"sources": [f"{spec},limit=800,max_characters=3000"], "held_out": 0.15}
+        if "conversations" in data[name]:
+            entry |= {"conversations": data[name]["conversations"], "pack": max(4, data[name]["pack"] // shrink)}
+        tiny["data"][folder(name)] = entry
     if "eval_steps" in recipe:
         tiny["eval_steps"] = 24
     if "init_from" not in recipe:

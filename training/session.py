@@ -20,7 +20,7 @@ from yxanul.evaluation.zero_shot import find_task
 from yxanul.run_folder import DONE, FAILED, GATE_FAILED, STOPPED, RunFolder
 from yxanul.training import checkpoints, model
 from yxanul.training.attention import resolve_attention
-from yxanul.training.beginning import Beginning, only_run_in, write_beginning
+from yxanul.training.beginning import Beginning, is_stale, only_run_in, write_beginning
 from yxanul.training.callbacks import CurriculumCallback, Record, StopSignals, cut_metrics
 from yxanul.training.compilation import resolve_compile
 from yxanul.training.config import RunConfig
@@ -109,9 +109,10 @@ class Session:
         if checkpoint is None and begin.step > 0:
             checkpoint = trainer.begin_at(begin.step)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if trainer.state.global_step == self.plan.steps and trainer.exit_code not in (FAILED, GATE_FAILED):
-            last = self.run.checkpoint(self.plan.steps)
-            self.ranks.first_writes(lambda: checkpoints.write_final(last, self.run.final))
+        step, best = trainer.state.global_step, trainer.state.best_global_step
+        is_early = is_stale(self.config, self.plan, step, best)
+        if (step == self.plan.steps or is_early) and trainer.exit_code not in (FAILED, GATE_FAILED):
+            self.ranks.first_writes(lambda: write_final(self.config, self.run, step))
             trainer.exit_code = DONE
         return trainer.exit_code
 
@@ -137,7 +138,7 @@ class Session:
             say(f"going back to step {begin.step:,}: what came later is in {aside} now.")
         if begin.checkpoint and not self.run.checkpoint(begin.step).exists():
             checkpoints.keep(begin.checkpoint, self.run.checkpoint(begin.step))  # of a stage's end, or another run
-        finish_what_was_cut_off(self.run, self.plan, begin)
+        finish_what_was_cut_off(self.config, self.run, self.plan, begin)
 
     def _record(self, stack: ExitStack) -> Console:
         stages = [stage.name for stage in self.plan.stages]
@@ -160,8 +161,12 @@ class Session:
             say(f"failed at step {step:,}; {self.run.checkpoint(step)} holds the last good weights.")
         elif code == GATE_FAILED:
             say(f"a gate is shut at step {step:,}: saved, nothing more is learnt; {self.run.gates} says why.")
-        elif step == self.plan.steps:
-            final = self.run.final
+        elif self.run.final.exists():
+            final, best = self.run.final, self.trainer.state.best_global_step
+            if step < self.plan.steps:
+                say(f"nothing got better since step {best:,}: stopped early, at step {step:,} of {self.plan.steps:,}.")
+            if self.config.keep_best:
+                say(f"the best by {self.config.metric_for_best_model} is that of step {best:,}.")
             say(f"done: {final} loads with from_pretrained.")
             if self.trainer.processing_class is not None:
                 begin = f"yxanul pretrain continue --init-from {final} tokenizer={final} --out RUN"
@@ -196,7 +201,7 @@ class Session:
         self.trainer.accelerator.end_training()
 
 
-def finish_what_was_cut_off(run: RunFolder, plan: Plan, begin: Beginning) -> None:
+def finish_what_was_cut_off(config: RunConfig, run: RunFolder, plan: Plan, begin: Beginning) -> None:
     """A kill right after a save left the end of a stage, or final/, to be put in its place."""
     if begin.checkpoint is None:
         return
@@ -204,5 +209,10 @@ def finish_what_was_cut_off(run: RunFolder, plan: Plan, begin: Beginning) -> Non
         kept = run.stage(index, stage.name)
         if begin.step == plan.stage_steps(index).stop and checkpoints.flaw(kept):
             checkpoints.keep(begin.checkpoint, kept)
-    if begin.step == plan.steps and not run.final.exists():
-        checkpoints.write_final(begin.checkpoint, run.final)
+    if (begin.step == plan.steps or begin.is_early) and not run.final.exists():
+        write_final(config, run, begin.step)
+
+
+def write_final(config: RunConfig, run: RunFolder, step: int) -> None:
+    best = checkpoints.best_step(run.checkpoint(step)) if config.keep_best else None
+    checkpoints.write_final(run.checkpoint(step if best is None else best), run.final)

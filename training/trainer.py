@@ -28,8 +28,9 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 from yxanul.data.progress import say
 from yxanul.evaluation.bits_per_byte import DomainScore, HeldOut, evaluate
 from yxanul.evaluation.zero_shot import Task
-from yxanul.run_folder import FAILED, RunFolder
+from yxanul.run_folder import DONE, FAILED, RunFolder
 from yxanul.training import checkpoints
+from yxanul.training.beginning import is_stale
 from yxanul.training.compilation import Compilation
 from yxanul.training.config import RunConfig
 from yxanul.training.gates import Evidence
@@ -348,6 +349,8 @@ class YxanulTrainer(Trainer):
         value, best = metrics.get(name, math.nan), self.state.best_metric
         better = value > best if best is not None and self.config.greater_is_better else best is None or value < best
         if math.isnan(value) or not better:
+            if is_stale(self.config, self.plan, self.state.global_step, self.state.best_global_step):
+                self.stop(DONE)
             return False
         self.state.best_metric, self.state.best_global_step = value, self.state.global_step
         self.control.should_save = True

@@ -22,6 +22,7 @@ from yxanul.training.preparing import checked_entry
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAMES = sorted(file.stem for file in (ROOT / "recipes").glob("*.yaml"))
 SYSTEMS = [name for name in NAMES if name != "demo"]
+GOES_ON = [name for name in NAMES if "init_from" in read_yaml(ROOT / f"recipes/{name}.yaml")]
 
 
 def phases(name, *assignments):
@@ -106,6 +107,14 @@ def test_system_5_takes_2000_steps_of_128_rows():
     assert describe(read_config("elite-112m-best", []))["tokens"] == facts["tokens"]
 
 
+def test_system_5_fine_tunes_in_50_steps_on_alpaca_and_gsm8k():
+    config = read_config("elite-112m-sft", [])
+    assert (describe(config)["steps"], config.learning_rate) == (50, 3e-4)
+    sources = [spec for entry in config.data.values() for spec in entry.get("sources", [])]
+    assert [spec.partition(",")[0] for spec in sources] == ["hf:tatsu-lab/alpaca", "hf:openai/gsm8k"]
+    assert config.data["tokenizer"]["template"] == "user-assistant"
+
+
 # --- with no data there ----------------------------------------------------------------------------------------------
 
 
@@ -124,10 +133,10 @@ def test_hub_sources_are_written_as_the_data_room_reads_them(name, monkeypatch):
     monkeypatch.setattr(hub_datasets, "readers_of", lambda origin, columns: [])
     for folder, entry in read_yaml(ROOT / f"recipes/{name}.yaml")["data"].items():
         entry = checked_entry(folder, entry)
-        for spec in entry["sources"] + entry.get("decontaminate", []):
+        for spec in entry.get("sources", []) + entry.get("decontaminate", []):
             if spec.startswith("hf:"):
                 with pytest.raises(BadInput, match="holds no documents"):
-                    open_source(spec)
+                    open_source(spec, conversations="conversations" in entry)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +180,9 @@ def toys(tmp_path_factory):
         return folder
 
     def words(name, here):
-        begin = ["--init-from", str(run("elite-112m") / "final")] if name == "continue" else []
-        return ["pretrain", name, "--scale", "tiny", "--out", str(here / name), "use_cpu=true", *begin]
+        begin = ["--init-from", str(run("elite-112m") / "final")] if name in GOES_ON else []
+        verb = "sft" if "sft" in name else "pretrain"
+        return [verb, name, "--scale", "tiny", "--out", str(here / name), "use_cpu=true", *begin]
 
     run.here, run.words = here, words
     return run
@@ -216,7 +226,7 @@ def test_a_toy_has_the_structure_of_its_recipe(name, toys):
     assert not toy.plan().roundings
 
 
-@pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "continue"])
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name not in GOES_ON])
 def test_a_toys_model_has_the_structure_of_its_preset(name, toys):
     real, toy = (read_config(name, [], scale).shape().config for scale in (None, "tiny"))
     for key in ("tie_word_embeddings", "learned_position_embeddings", "hidden_act", "rms_norm_eps"):
