@@ -23,6 +23,7 @@ VERBS = {
     "demo": ("yxanul.demo", "the whole way offline in minutes: text, a model, solved problems"),
     "pretrain": ("yxanul.training.pretrain", "train a model from a recipe; stop, move and resume it"),
     "sft": ("yxanul.training.sft", "fine-tune a model on conversations, from a recipe"),
+    "merge": ("yxanul.training.merge", "a LoRA adapter and its base become one model"),
     "data": ("yxanul.data.data_command", "prepare text as token bins; look into them, verify them"),
     "evaluate": ("yxanul.evaluation.evaluate_command", "benchmarks of any causal model, as lm-eval scores them"),
     "info": ("yxanul.info", "what a preset or checkpoint is made of: parameters, bytes, FLOPs"),

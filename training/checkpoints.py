@@ -28,6 +28,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from yxanul.bad_input import BadInput
 from yxanul.data.whole_files import sync_folder, write_json
 from yxanul.run_folder import COMPLETE, RunFolder
+from yxanul.training import lora
 from yxanul.training.precision.te_layers import plain_names
 from yxanul.training.precision.transformer_engine import SCALES
 from yxanul.training.ranks import Ranks
@@ -44,11 +45,13 @@ def parts_in(optimizer: torch.optim.Optimizer) -> Parts:
 
 
 def named_parameters(model: nn.Module) -> Iterator[tuple[list[str], nn.Parameter]]:
-    """Each parameter once, by its name in a model that nothing wrapped or compiled.
+    """Each parameter that learns once, by its name in a model that nothing wrapped or compiled.
 
     It has several names where several of the plain model's lie in it, one below the other in equal parts.
     """
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:  # of the model below a LoRA adapter
+            continue
         yield plain_names(name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")), parameter
 
 
@@ -107,7 +110,10 @@ def _write(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        model.save_pretrained(partial, state_dict=weights)
+        if lora.is_adapted(model):
+            lora.save_adapter(model, partial, weights)
+        else:
+            model.save_pretrained(partial, state_dict=weights)
         save_file(moments, partial / OPTIMIZER)
         for rank, state in enumerate(rank_states):
             save_file(state, partial / f"rank-{rank:05d}.safetensors")
@@ -196,22 +202,29 @@ def find(run: RunFolder, name: str | None) -> Path | None:
 
 def check_fits(folder: Path, model: nn.Module) -> None:
     """Before a run writes anything: --force lets a recipe of another model through."""
-    parameters = {name: parameter for (name,), parameter in named_parameters(model)}  # nothing is fused yet
-    with safe_open(folder / WEIGHTS, "pt") as file:
+    named = named_parameters(model)
+    parameters = {lora.stored_name(name): parameter for (name,), parameter in named}  # nothing is fused yet
+    weights = _weights(folder)
+    with safe_open(weights, "pt") as file:
         ours, theirs = set(parameters), set(file.keys())
         for verb, names in (("lacks", ours - theirs), ("has", theirs - ours)):
             if names:
-                raise BadInput(f"{folder / WEIGHTS} {verb} {min(names)}: it is a checkpoint of another model.")
+                raise BadInput(f"{weights} {verb} {min(names)}: it is a checkpoint of another model.")
         for name, parameter in parameters.items():
             shape = tuple(file.get_slice(name).get_shape())
             if shape != tuple(parameter.shape):
-                raise BadInput(f"{folder / WEIGHTS}: {name} is {shape}, this model's is {tuple(parameter.shape)}.")
+                raise BadInput(f"{weights}: {name} is {shape}, this model's is {tuple(parameter.shape)}.")
+
+
+def _weights(folder: Path) -> Path:
+    """Of a model, or of an adapter alone."""
+    return folder / (lora.FILE if (folder / lora.FILE).exists() else WEIGHTS)
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    with safe_open(folder / WEIGHTS, "pt") as file, torch.no_grad():
+    with safe_open(_weights(folder), "pt") as file, torch.no_grad():
         for names, parameter in named_parameters(model):
-            parameter.copy_(_placed_as(parameter, _read(file, names)))
+            parameter.copy_(_placed_as(parameter, _read(file, [lora.stored_name(name) for name in names])))
 
 
 def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -28,6 +28,7 @@ from yxanul.strict_yaml import parse_assignments, read_yaml
 from yxanul.training.cast import cast, check_limits
 from yxanul.training.dotted import assign, flatten
 from yxanul.training.gates import Gate, read_gate
+from yxanul.training.lora import read_lora
 from yxanul.training.precision.policy import read_policy
 from yxanul.training.training_arguments_fields import ACCEPTED, accept, field_types
 
@@ -63,6 +64,7 @@ class RunConfig:
     document_mask: bool = setting("a token sees its own document alone", False)
     seed: int = setting("of the weights, the data's order and dropout", 1, at_least=0, at_most=2**32 - 1)
 
+    lora: dict[str, Any] = setting("an adapter learns, not the model: r, alpha, dropout, targets, embeddings", {})
     optimizer: str = setting("adamw, or muon for the layers' matrices", "adamw", choices=("adamw", "muon"))
     learning_rate: float = setting("the peak", 1e-3, above=0)
     matrix_learning_rate: float | None = setting("of muon's matrices (default: learning_rate)", None, above=0)
@@ -322,6 +324,8 @@ def _check_together(config: RunConfig) -> None:
             if config.training_arguments.get(name):
                 raise config.wrong(f"{name} is about data workers, and there are none: set dataloader_num_workers=1.")
     config.gates()
+    if config.lora:
+        _check_lora(config)
     if (config.keep_best or config.early_stopping) and not (config.validation and config.eval_steps):
         raise config.wrong("keep_best and early_stopping compare evaluations: set validation and eval_steps.")
     if config.early_stopping and not config.keep_best:
@@ -350,6 +354,14 @@ def _check_together(config: RunConfig) -> None:
     if config.greater_is_better != metric.endswith("_accuracy"):
         better = str(metric.endswith("_accuracy")).lower()
         raise config.wrong(f"the best {metric} is found with greater_is_better={better}: write that.")
+
+
+def _check_lora(config: RunConfig) -> None:
+    read_lora(config.lora, config.recipe)
+    if config.init_from is None:
+        raise config.wrong("lora adapts a model that knows something: set init_from.")
+    if config.optimizer == "muon" or config.precision in ("fp8", "te") or config.parallel not in ("auto", "ddp"):
+        raise config.wrong("lora is for optimizer=adamw, precision fp32 or bf16, and parallel=ddp: set these.")
 
 
 def _check_te(config: RunConfig) -> None:

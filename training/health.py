@@ -148,7 +148,8 @@ class Health(TrainerCallback):
         ]
         width = self.config.intermediate_size
         channels = [nothing.expand(width) if each is nothing else each.square().sum(0) for each in down]
-        self._sums["channels"] = torch.stack(channels)
+        if channels:  # a LoRA adapter leaves down_proj itself without a gradient
+            self._sums["channels"] = torch.stack(channels)
         for group in self._groups:
             mine = [index for index, part in enumerate(self._parts) if part.is_mine and part.group == group]
             weights = [_local(self._parts[index].parameter) for index in mine]
@@ -262,8 +263,10 @@ class Health(TrainerCallback):
             if part.layer is not None:
                 by_layer[part.layer] += square
         found["layers/gradient_norm"] = [math.sqrt(square) for square in by_layer.values()]
-        found["layers/dead_neurons"] = dead = numbers["channels"]
-        return found | {"dead_neurons": sum(dead) / len(dead)}
+        if "channels" in numbers:
+            found["layers/dead_neurons"] = dead = numbers["channels"]
+            found["dead_neurons"] = sum(dead) / len(dead)
+        return found
 
     def _epochs(self, position: Position) -> dict[str, float]:
         """Passes over each source of this stage since the run began."""

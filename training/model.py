@@ -9,10 +9,26 @@ from transformers import set_seed
 from yxanul.bad_input import BadInput
 from yxanul.modeling_yxanul import YxanulForCausalLM
 from yxanul.training.config import RunConfig
+from yxanul.training.lora import add_adapters
 
 
 def build(config: RunConfig, with_weights: bool = True) -> Any:
     """fp32, whatever the precision: master weights. The same on every rank. `with_weights`: those of init_from."""
+    model = _built(config, with_weights or bool(config.lora))
+    if config.lora:
+        _adapt(model, config)
+    return model
+
+
+def _adapt(model: Any, config: RunConfig) -> None:
+    assert config.init_from is not None
+    own = replace(config, model=config.init_from, model_config={}).shape().config.vocab_size
+    if model.config.vocab_size != own:
+        raise config.wrong(f"lora learns no new tokens: keep model_config.vocab_size={own}, or train all weights.")
+    add_adapters(model, config.lora, config.init_from, config.recipe)
+
+
+def _built(config: RunConfig, with_weights: bool) -> Any:
     shape = config.shape().config
     set_seed(config.seed)
     if config.init_from is None or not with_weights:
@@ -56,4 +72,7 @@ def _tables(model: Any) -> list[torch.nn.Parameter]:
 
 def build_on_meta(config: RunConfig) -> Any:
     with torch.device("meta"):
-        return YxanulForCausalLM(config.shape().config)
+        model = YxanulForCausalLM(config.shape().config)
+        if config.lora:
+            _adapt(model, config)
+    return model

@@ -82,6 +82,10 @@ def _check_machine(config: RunConfig, processes: int) -> None:
         if precision in ("fp8", "te"):
             policy = read_policy(config.precision_policy, config.recipe, precision)
             place(policy, config.shape().config, is_on_gpu(config))
+    if config.lora:
+        from yxanul.training.model import build_on_meta
+
+        build_on_meta(config)
     if config.parallel not in ("auto", "ddp"):
         from yxanul.training.launch.parallel import check_parallel, trainer_fields
         from yxanul.training.launch.processes import visible_gpus

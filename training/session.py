@@ -28,6 +28,7 @@ from yxanul.training.console import Console
 from yxanul.training.gates import Gates
 from yxanul.training.inputs import load_fast_tokenizer
 from yxanul.training.loader import MicroBatches
+from yxanul.training.lora import learnt_parameters
 from yxanul.training.precision import te_layers
 from yxanul.training.precision.native_fp8 import enable_fp8
 from yxanul.training.precision.policy import check_te_batches, formats_of_run
@@ -124,6 +125,8 @@ class Session:
             f"{trainer.args.device.type} in {self.precision}; from step {self.begin.step:,} of {self.plan.steps:,}"
             + (f", evaluated on {tokens:,} held-out tokens." if tokens else ".")
         )
+        if self.config.lora:
+            say(f"lora: {learnt_parameters(trainer.model):,} of them learn.")
         for sentence in [*self.formats, *self.kernels]:
             say(sentence)
 

@@ -1,6 +1,12 @@
-"""A tokenizer of 300 ids, and the same with a chat template, for tests of conversations."""
+"""A tokenizer, the same with a chat template, and a small run of fine-tuning, for tests of conversations."""
+
+import json
 
 import pytest
+import yaml
+from small_runs.fixture import SHAPE
+
+LENGTH = 64
 
 
 def trained(special):
@@ -34,3 +40,52 @@ def made(base, tmp_path):
         return tmp_path / "chat"
 
     return make
+
+
+@pytest.fixture
+def chat(tmp_path, made):
+    """The folder of a tokenizer with a template, bins of conversations, and a model of its vocabulary."""
+    import torch
+
+    from yxanul import YxanulConfig, YxanulForCausalLM
+    from yxanul.data.chat_templates import load_chat_tokenizer
+    from yxanul.data.prepare import prepare
+
+    file = tmp_path / "talk.jsonl"
+    talks = [{"question": f"Say {'so ' * (n % 5)}{n}.", "answer": f"{n} " * (1 + n % 6)} for n in range(300)]
+    file.write_text("".join(json.dumps(talk) + "\n" for talk in talks))
+    tokenizer = made("user-assistant")
+    prepare([str(file)], str(tokenizer), tmp_path / "bins", held_out=0.2, pack=LENGTH, conversations="answers")
+    torch.manual_seed(3)
+    vocabulary = load_chat_tokenizer(tokenizer).vocabulary_size
+    model = YxanulForCausalLM(YxanulConfig(**SHAPE | {"vocab_size": vocabulary, "initializer_range": 0.2}))
+    model.save_pretrained(tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "model" / name).write_text((tmp_path / "base" / name).read_text())
+    return tmp_path
+
+
+def recipe(folder, **changes):
+    content = {
+        "model": str(folder / "model"),
+        "init_from": str(folder / "model"),
+        "tokenizer": str(folder / "chat"),
+        "stages": [
+            {
+                "name": "chat",
+                "sources": [{"bin": str(folder / "bins/train")}],
+                "steps": 20,
+                "phases": [{"length": LENGTH, "rows": 4}],
+            }
+        ],
+        "validation": {"talk": str(folder / "bins/held_out")},
+        "document_mask": True,
+        "eval_steps": 5,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_steps": 5,
+        "use_cpu": True,
+    }
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump({key: value for key, value in (content | changes).items() if value is not None}))
+    return file

@@ -3,16 +3,16 @@
 The engine itself is tested as pretraining's (tests/invariants); runs here are small, in processes of their own.
 """
 
-import json
 import math
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from small_runs.fixture import SHAPE, Run
+from small_runs.chat import LENGTH, recipe
+from small_runs.fixture import Run
 
-from yxanul import YxanulConfig, YxanulForCausalLM
+from yxanul import YxanulForCausalLM
 from yxanul.__main__ import main
 from yxanul.bad_input import BadInput
 from yxanul.data.bins import BEGINS, LEARNT, open_bin
@@ -26,51 +26,6 @@ from yxanul.training.held_out_conversations import HeldOutConversations
 from yxanul.training.inputs import open_stream
 from yxanul.training.loader import MicroBatches
 from yxanul.training.model import build
-
-LENGTH = 64
-
-
-@pytest.fixture
-def chat(tmp_path, made):
-    """The folder of a tokenizer with a template, bins of conversations, and a model of its vocabulary."""
-    file = tmp_path / "talk.jsonl"
-    talks = [{"question": f"Say {'so ' * (n % 5)}{n}.", "answer": f"{n} " * (1 + n % 6)} for n in range(300)]
-    file.write_text("".join(json.dumps(talk) + "\n" for talk in talks))
-    tokenizer = made("user-assistant")
-    prepare([str(file)], str(tokenizer), tmp_path / "bins", held_out=0.2, pack=LENGTH, conversations="answers")
-    torch.manual_seed(3)
-    vocabulary = load_chat_tokenizer(tokenizer).vocabulary_size
-    model = YxanulForCausalLM(YxanulConfig(**SHAPE | {"vocab_size": vocabulary, "initializer_range": 0.2}))
-    model.save_pretrained(tmp_path / "model")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / "model" / name).write_text((tmp_path / "base" / name).read_text())
-    return tmp_path
-
-
-def recipe(folder, **changes):
-    content = {
-        "model": str(folder / "model"),
-        "init_from": str(folder / "model"),
-        "tokenizer": str(folder / "chat"),
-        "stages": [
-            {
-                "name": "chat",
-                "sources": [{"bin": str(folder / "bins/train")}],
-                "steps": 20,
-                "phases": [{"length": LENGTH, "rows": 4}],
-            }
-        ],
-        "validation": {"talk": str(folder / "bins/held_out")},
-        "document_mask": True,
-        "eval_steps": 5,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "save_steps": 5,
-        "use_cpu": True,
-    }
-    file = folder / "recipe.yaml"
-    file.write_text(yaml.safe_dump({key: value for key, value in (content | changes).items() if value is not None}))
-    return file
 
 
 def conversations(token_bin):

@@ -1,0 +1,97 @@
+"""LoRA: small adapters are learnt, the model stays as it is; PEFT injects them, saves and loads them.
+
+    lora: {r: 16, alpha: 32, dropout: 0.0, targets: all}      # in a recipe; targets: attention, mlp, all, or names
+    lora: {r: 8, targets: [q_proj, v_proj], embeddings: true}
+
+Checkpoints and final/ are PEFT's adapter folders. Not here: merging (merge.py), adapters of the head, which would give
+logits in place of our loss (modeling_yxanul.py), quantised base weights.
+"""
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yxanul.bad_input import BadInput, unknown_name
+from yxanul.training.cast import cast, check_limits
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+KEYS = {"r": "int", "alpha": "float", "dropout": "float", "targets": "list[str]", "embeddings": "bool"}
+LIMITS: dict[str, dict[str, Any]] = {
+    "r": {"at_least": 1},
+    "alpha": {"above": 0},
+    "dropout": {"at_least": 0, "below": 1},
+}
+ATTENTION, MLP = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]
+TARGETS = {"attention": ATTENTION, "mlp": MLP, "all": ATTENTION + MLP}
+FILE = "adapter_model.safetensors"
+NAME = "default"  # PEFT's, of an adapter
+TABLE = "embed_tokens"
+
+
+def read_lora(given: dict[str, Any], where: str) -> dict[str, Any]:
+    """Every key checked, and set."""
+    for key in given:
+        if key not in KEYS:
+            raise BadInput(f"{where}: lora: {unknown_name('key', str(key), KEYS)}")
+    values: dict[str, Any] = {"r": 16, "dropout": 0.0, "targets": "all", "embeddings": False} | given
+    values = {key: cast(f"lora.{key}", value, KEYS[key], where) for key, value in values.items()}
+    for key, value in values.items():
+        check_limits(f"lora.{key}", value, LIMITS.get(key, {}), where)
+    return {"alpha": 2.0 * values["r"]} | values
+
+
+def add_adapters(model: Any, given: dict[str, Any], base: str, where: str) -> None:
+    """In place; what was there learns no more."""
+    from torch import nn
+
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise BadInput('lora needs PEFT: pip install "yxanul[lora]".') from None
+
+    values = read_lora(given, where)
+    linear = {name.rpartition(".")[2] for name, part in model.model.named_modules() if isinstance(part, nn.Linear)}
+    names = [name for target in values["targets"] for name in TARGETS.get(target, [target])]
+    for name in names:
+        if name not in linear:
+            known = ", ".join([*TARGETS, *sorted(linear)])
+            raise BadInput(f"{where}: lora.targets: {name} matches nothing in the model; there are {known}.")
+    if values["embeddings"] and model.config.tie_word_embeddings:
+        raise BadInput(
+            f"{where}: lora.embeddings: the model's head is its embedding table, and a merge would change the head "
+            "too: leave embeddings out."
+        )
+    config = LoraConfig(
+        r=values["r"],
+        lora_alpha=values["alpha"],
+        lora_dropout=values["dropout"],
+        target_modules=[*names, *([TABLE] if values["embeddings"] else [])],
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=str(Path(base).resolve()) if Path(base).is_dir() else base,
+    )
+    inject_adapter_in_model(config, model)
+    model.enable_input_require_grads()  # else activation checkpointing sees nothing to learn behind frozen embeddings
+
+
+def is_adapted(model: Any) -> bool:
+    return bool(getattr(model, "peft_config", None))
+
+
+def stored_name(name: str) -> str:
+    """A parameter's name in PEFT's file, if it is an adapter's."""
+    return f"base_model.model.{name.replace(f'.{NAME}', '')}" if ".lora_" in name else name
+
+
+def save_adapter(model: Any, folder: Path, weights: "dict[str, Tensor]") -> None:
+    from safetensors.torch import save_file
+
+    config = copy.copy(model.peft_config[NAME])
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    save_file({stored_name(name): weight.contiguous() for name, weight in weights.items()}, folder / FILE)
+
+
+def learnt_parameters(model: "nn.Module") -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
