@@ -76,6 +76,16 @@ class Stream:
             real += int(token_bin.row_lengths[begin // length :][: size // length].sum()) if is_packed else size
         return real
 
+    def expected_targets(self) -> int:
+        """Of the whole plan, by the share that counts of each bin."""
+        total = 0.0
+        for index, stage in enumerate(self.plan.stages):
+            counts = self.plan.mixtures[index].counts(self.plan.stage_blocks(index))
+            for source, count in zip(stage.sources, counts, strict=True):
+                length, token_bin = source.row_length, self.bins[source.name]
+                total += count * self.plan.block * (float(token_bin.row_lengths.mean()) / length if length else 1.0)
+        return round(total)
+
     @property
     def end_of_text_id(self) -> int:
         return next(iter(self.bins.values())).end_of_text_id

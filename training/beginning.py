@@ -48,7 +48,7 @@ def beginning(config: RunConfig, plan: Plan, run: RunFolder, resume: str | None,
     if step > plan.steps:
         raise BadInput(f"{checkpoint} is at step {step:,}, the plan has {plan.steps:,}: give --resume an earlier one.")
     if stage is None:
-        best = checkpoints.best_step(checkpoint) if checkpoint else None
+        best = checkpoints.best_step(checkpoint) if checkpoint and config.early_stopping else None
         is_early = resume is None and step < plan.steps and is_stale(config, plan, step, best)
         return Beginning(checkpoint, step, plan.steps, is_early)
     steps = stage_steps(plan, stage)

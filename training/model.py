@@ -1,5 +1,6 @@
 """The model that a run begins with: random weights from its seed, or those of another checkpoint."""
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -33,8 +34,9 @@ def _built(config: RunConfig, with_weights: bool) -> Any:
     set_seed(config.seed)
     if config.init_from is None or not with_weights:
         return YxanulForCausalLM(shape)
-    rows = shape.vocab_size
-    own = replace(config, model=config.init_from, model_config={}).shape().config.vocab_size
+    rows = own = shape.vocab_size
+    with suppress(BadInput):  # what is wrong with init_from is said below
+        own = replace(config, model=config.init_from, model_config={}).shape().config.vocab_size
     shape.vocab_size = min(rows, own)
     loaded: Any
     try:

@@ -40,9 +40,11 @@ class Samples(TrainerCallback):
 @torch.no_grad()
 def continuation(trainer: YxanulTrainer, prompt: list[int]) -> list[int]:
     model, end = trainer.model, trainer.batches.stream.end_of_text_id
+    room = min(NEW_TOKENS, model.config.max_position_embeddings - len(prompt))
+    if room < 1:
+        return []
     was_training = model.training
     model.eval()
-    room = min(NEW_TOKENS, model.config.max_position_embeddings - len(prompt))
     greedy = GenerationConfig(max_new_tokens=room, do_sample=False, eos_token_id=end, pad_token_id=end)
     try:
         with trainer._autocast():

@@ -146,7 +146,8 @@ class Session:
     def _record(self, stack: ExitStack) -> Console:
         stages = [stage.name for stage in self.plan.stages]
         title = f"{self.config.model} on {self.ranks.count} x {self.trainer.args.device.type}"
-        console = stack.enter_context(Console(self.plan.steps, self.plan.tokens, stages, title))
+        tokens = self.trainer.batches.stream.expected_targets()
+        console = stack.enter_context(Console(self.plan.steps, tokens, stages, title))
         run_name = self.config.training_arguments.get("run_name")
         trackers = Trackers(self.run, self.config.report_to, run_name)
         trackers.start()

@@ -111,6 +111,8 @@ def test_a_batch_has_the_learnt_targets_alone_and_says_where_conversations_begin
                     (tokenizer.decode(ids[begin:end].tolist()), tokenizer.decode(own[own != IGNORED].tolist()))
                 )
     assert len(texts) >= token_bin.documents - 8
+    learnt = sum(stream.targets(step) for step in range(stream.plan.steps))
+    assert stream.expected_targets() == pytest.approx(learnt, rel=0.1)
     known = dict(conversations(token_bin, tokenizer))
     for text, learnt in texts:
         whole = next(each for each in known if text.startswith(each) or each.startswith(text))

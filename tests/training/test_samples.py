@@ -24,6 +24,7 @@ def trainer(tmp_path, small_config):
         held_out={"code": held_out},
         plan=small_config().plan(),
         args=SimpleNamespace(device="cpu"),
+        batches=SimpleNamespace(stream=SimpleNamespace(end_of_text_id=0)),
         _autocast=nullcontext,
     )
 
@@ -56,6 +57,7 @@ def test_there_is_none_without_held_out_text(trainer):
 def test_it_ends_where_the_positions_end(trainer):
     trainer.model.config.max_position_embeddings = 20
     assert len(continuation(trainer, trainer.held_out["code"].opening(12))) <= 7
+    assert continuation(trainer, [0] * 20) == [], "a conversation's question may fill them all"
 
 
 def test_there_is_none_before_the_first_step(trainer):

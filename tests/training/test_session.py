@@ -13,12 +13,13 @@ def finish(small_config, tmp_path):
     """`finish(step)`: a start at that step of the small recipe, whose stages end at 12 and 20; what is there then."""
 
     def make(step):
-        run, plan = RunFolder(tmp_path / "run"), small_config().plan()
+        config, run = small_config(), RunFolder(tmp_path / "run")
+        plan = config.plan()
         folder = run.checkpoint(step)
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(b"weights")
         write_json(folder / COMPLETE, {"step": step, "files": {"model.safetensors": 7}})
-        finish_what_was_cut_off(run, plan, Beginning(folder, step, plan.steps))
+        finish_what_was_cut_off(config, run, plan, Beginning(folder, step, plan.steps))
         files = (file.relative_to(run.path) for file in run.path.rglob("*.safetensors"))
         return {str(file.parent) for file in files} - {f"checkpoints/checkpoint-{step}"}
 
@@ -43,6 +44,6 @@ def test_what_is_there_is_left_alone(finish, tmp_path, place):
 
 
 def test_a_run_that_begins_has_nothing_to_finish(small_config, tmp_path):
-    run, plan = RunFolder(tmp_path / "run"), small_config().plan()
-    finish_what_was_cut_off(run, plan, Beginning(None, 12, 20))
+    config, run = small_config(), RunFolder(tmp_path / "run")
+    finish_what_was_cut_off(config, run, config.plan(), Beginning(None, 12, 20))
     assert not run.path.exists()
