@@ -166,3 +166,11 @@ def _changed_template(folder):
     file = folder / "mine.jinja"
     file.write_text(load_chat_tokenizer(folder / "chat").template.replace("User: ", "Q: "))
     return file
+
+
+@pytest.mark.parametrize("more", [{}, {"lora": {"r": 4}}])
+def test_two_processes_learn_what_one_learns(chat, tmp_path, more):
+    one, two = (Run(recipe(chat, **more), tmp_path / name) for name in ("one", "two"))
+    assert one() == 0, one.said()
+    assert two(processes=2) == 0, two.said()
+    assert one.losses() == pytest.approx(two.losses(), rel=1e-5)
