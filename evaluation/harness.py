@@ -94,9 +94,11 @@ def run_harness(
         reason = " ".join(str(error).split()).rstrip(".")
         raise BadInput(f"lm-eval cannot read the data of {', '.join(names)}: {reason}.") from None
     except ValueError as error:
-        if "unsafe" not in str(error):
-            raise
-        raise BadInput(f"{', '.join(names)}: lm-eval runs code without a sandbox, so it is not run here.") from None
+        if "unsafe" in str(error):
+            raise BadInput(
+                f"{', '.join(names)}: lm-eval runs code without a sandbox, so it is not run here."
+            ) from None
+        raise BadInput(f"{', '.join(names)}: lm-eval refuses: {' '.join(str(error).split()).rstrip('.')}.") from None
     out.mkdir(parents=True, exist_ok=True)
     for name, figures in found["results"].items() if found else ():
         samples = _samples(found["samples"].get(name, []))

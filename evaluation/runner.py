@@ -36,6 +36,7 @@ def run_tasks(
     """Adds to `results`, and writes it. `run_program` takes programs to the sandbox; `refused`: why there is none."""
     state = processes()
     out.mkdir(parents=True, exist_ok=True)
+    results["tasks"] = broadcast_object_list([results["tasks"]])[0]  # another machine may not see this one's folder
     for task, data in tasks:
         began, stem = time.monotonic(), out / f"samples-{task.name}"
         entry: dict[str, Any] = {
@@ -68,6 +69,7 @@ def run_tasks(
                         file.unlink()
             if reason:
                 entry |= {"status": "not run", "reason": reason, "fingerprint": ""}
+            entry |= {name: results[name] for name in ("command", "date") if name in results}
             results["tasks"][task.name] = entry | {"seconds": round(time.monotonic() - began, 1)}
             write_json(out / "results.json", results)
         state.wait_for_everyone()

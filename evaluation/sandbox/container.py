@@ -44,12 +44,21 @@ def run_program(program: str, timeout: float, image: str) -> Verdict:
             process.stdin.close()
         except BrokenPipeError:
             pass  # its exit code tells
-        answers, late = _read(process.stdout.fileno(), timeout)
+        try:
+            answers, late = _read(process.stdout.fileno(), timeout)
+        except SandboxUnavailable:
+            _remove(tool, name)
+            process.kill()
+            raise
         if late or len(answers) >= MOST_BYTES:  # to end the client would leave the container alone
-            subprocess.run([tool, "rm", "--force", name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            _remove(tool, name)
         process.stdout.close()
         code = process.wait()
     return judge(answers, nonce, late, 128 - code if code > 128 else code)  # as a shell tells of signals
+
+
+def _remove(tool: str, name: str) -> None:
+    subprocess.run([tool, "rm", "--force", name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _read(descriptor: int, timeout: float) -> tuple[bytes, bool]:
