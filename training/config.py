@@ -292,6 +292,9 @@ def _checked(name: str, value: Any, where: str) -> Any:
         raise BadInput(f"{where}: warmup_steps={value} is a share: give whole steps, or warmup_tokens.")
     if name == "save_total_limit" and value == 1:
         raise BadInput(f"{where}: save_total_limit=1 leaves a moment without a complete checkpoint: give at least 2.")
+    choices = SETTINGS[name].metadata.get("choices")
+    if choices and isinstance(value, bool | int):  # YAML's true and yes are no names
+        raise BadInput(f"{where}: {unknown_name(name, str(value).lower(), choices)}")
     value = cast(name, value, str(SETTINGS[name].type), where)
     check_limits(name, value, SETTINGS[name].metadata, where)
     if name == "precision_policy":

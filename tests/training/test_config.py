@@ -127,6 +127,7 @@ def test_a_stage_takes_another_kind_of_budget_from_the_command_line(read):
             "precision=te has no activation_checkpointing: leave it out, or take precision=bf16.",
         ),
         ("precision: fp16", "unknown precision 'fp16': did you mean bf16?"),
+        ("compile: true", "unknown compile 'true': known are auto, layers, model, none."),
         ("parallel: zero4", "unknown parallel 'zero4': did you mean zero"),
         ("save_steps: 25", "save_steps=25 must be a multiple of logging_steps=10: 20 or 30 would be."),
         ("save_steps: 5", "save_steps=5 must be a multiple of logging_steps=10: 10 would be."),
