@@ -147,7 +147,6 @@ def test_a_stage_takes_another_kind_of_budget_from_the_command_line(read):
         ("dataloader_num_workers: -1", "dataloader_num_workers=-1 must be at least 0."),
         ("full_determinism: 3", "full_determinism=3 must be true or false."),
         ("torch_compile: true", "torch_compile is refused: give compile."),
-        ("compile: true", "compile=True must be text"),
         ("attention: flash", "unknown attention 'flash': known are auto, flash_attention_2, "),
         (f"{OLDER}: true\nactivation_checkpointing: true", "is given under its older and its newer name"),
     ],
