@@ -123,8 +123,8 @@ def test_a_stage_takes_another_kind_of_budget_from_the_command_line(read):
         ("precision_policy: {dwon: bf16}", "precision_policy: unknown key 'dwon': did you mean down?"),
         ("precision: fp8\nparallel: zero3", "precision=fp8 is not tested under zero3: take fsdp2, or precision=bf16."),
         (
-            "precision: te\nactivation_checkpointing: true",
-            "precision=te has no activation_checkpointing: leave it out, or take precision=bf16.",
+            "precision: te\ndocument_mask: true",
+            "precision=te has no document_mask: leave it out, or take precision=bf16.",
         ),
         ("precision: fp16", "unknown precision 'fp16': did you mean bf16?"),
         ("compile: true", "unknown compile 'true': known are auto, layers, model, none."),
