@@ -124,6 +124,18 @@ class Run:
         markers = self.folder.glob("checkpoints/checkpoint-*/COMPLETE")
         return sorted(json.loads(marker.read_text())["step"] for marker in markers)
 
+    def files(self):
+        """Every file; of weights and moments also names, shapes and dtypes."""
+        from safetensors.torch import load_file
+
+        found = {}
+        for file in self.folder.rglob("*"):
+            if file.is_file():
+                tensors = load_file(file) if file.suffix == ".safetensors" else {}
+                shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+                found[str(file.relative_to(self.folder))] = shapes
+        return found
+
     def digests(self, step):
         """Of the weights, the moments and each rank's state."""
         folder = self.folder / f"checkpoints/checkpoint-{step}"

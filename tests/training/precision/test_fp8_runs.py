@@ -16,18 +16,6 @@ def one(run):
     return whole
 
 
-def files(run):
-    """Every file of the run; of weights and moments also names, shapes and dtypes."""
-    found = {}
-    for file in run.folder.rglob("*"):
-        if file.is_file():
-            tensors = load_file(file) if file.suffix == ".safetensors" else {}
-            found[str(file.relative_to(run.folder))] = {
-                name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()
-            }
-    return found
-
-
 def assert_near(found, expected, most=0.01):
     """FP8's scales are those of a process's own rows, so another division rounds elsewhere."""
     assert len(found.losses()) == len(expected.losses()) == STEPS
@@ -38,7 +26,7 @@ def assert_near(found, expected, most=0.01):
 def test_a_run_leaves_what_one_in_fp32_leaves_and_learns_the_same(run, one):
     plain = run()
     assert plain() == 0, plain.said()
-    assert files(one) == files(plain)
+    assert one.files() == plain.files()
     assert one.losses() != plain.losses() and one.losses()[-1] < one.losses()[0] - 0.3
     assert_near(one, plain, most=0.05)
     assert one.said().count("FP8 ON A CPU IS FOR TESTS") == 1 and "of the training FLOPs run in FP8" in one.said()
@@ -72,7 +60,7 @@ def test_two_processes_are_near_one_and_fsdp2_is_ddp(run, one):
     assert_near(ddp, one)
     assert fsdp("parallel=fsdp2", processes=2, fsdp2=True) == 0, fsdp.said()
     assert_near(fsdp, ddp, most=1e-5)
-    assert files(fsdp).keys() == files(ddp).keys()
+    assert fsdp.files().keys() == ddp.files().keys()
 
 
 def test_beside_autocast_as_on_a_gpu_under_fsdp2(run):

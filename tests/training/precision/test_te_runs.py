@@ -25,18 +25,6 @@ def plain(run):
     return whole
 
 
-def files(run):
-    """Every file of the run; of weights and moments also names, shapes and dtypes."""
-    found = {}
-    for file in run.folder.rglob("*"):
-        if file.is_file():
-            tensors = load_file(file) if file.suffix == ".safetensors" else {}
-            found[str(file.relative_to(run.folder))] = {
-                name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()
-            }
-    return found
-
-
 def assert_near(found, expected, most):
     assert len(found.losses()) == len(expected.losses()) == STEPS
     for one, other in zip(found.losses(), expected.losses(), strict=True):
@@ -44,7 +32,7 @@ def assert_near(found, expected, most):
 
 
 def test_a_run_leaves_what_one_in_fp32_leaves_and_its_scales_and_learns_the_same(one, plain):
-    found, expected = files(one), files(plain)
+    found, expected = one.files(), plain.files()
     scales = {name: found.pop(name) for name in list(found) if name.endswith(SCALES)}
     assert found == expected
     assert {name.partition("/")[0] for name in scales} == {"checkpoints", "stages"} and len(scales) == 4
@@ -115,7 +103,7 @@ def test_two_processes_are_near_one_and_fsdp2_is_ddp(run, one):
     assert "'reductions'" in ddp.said()
     assert fsdp("parallel=fsdp2", te=True, processes=2, fsdp2=True) == 0, fsdp.said()
     assert_near(fsdp, ddp, most=1e-3)
-    assert files(fsdp).keys() == files(ddp).keys()
+    assert fsdp.files().keys() == ddp.files().keys()
     assert ddp(f"--resume={STEPS - 5}", te=True) == 0, ddp.said()  # on one process
     assert WARMED not in ddp.said() and abs(ddp.losses()[-1] - one.losses()[-1]) < 0.02
 
