@@ -26,6 +26,7 @@ VERBS = {
     "merge": ("yxanul.training.merge", "a LoRA adapter and its base become one model"),
     "data": ("yxanul.data.data_command", "prepare text as token bins; look into them, verify them"),
     "evaluate": ("yxanul.evaluation.evaluate_command", "benchmarks of any causal model, as lm-eval scores them"),
+    "env": ("yxanul.environment", "what this machine can do, and what each missing thing costs"),
     "info": ("yxanul.info", "what a preset or checkpoint is made of: parameters, bytes, FLOPs"),
     "plan": ("yxanul.training.plan_command", "what a recipe would eat: stages, steps, lengths, tokens, epochs"),
     "tokenizer": ("yxanul.data.tokenizer_command", "train BPE or SuperBPE, compare tokenizers"),

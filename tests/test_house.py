@@ -24,6 +24,7 @@ FLOORS = {
     "evaluation": 6,
     "training": 7,
     "hub_export": 7,
+    "environment": 8,
     "demo": 8,
     "__main__": 9,
 }

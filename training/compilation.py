@@ -71,8 +71,8 @@ def resolve_compile(config: "RunConfig", attention: str) -> Compilation:
     if asked == "auto" and not on_gpu:
         return Compilation("none", "a CPU")
     if asked == "auto" and config.precision == "te":
-        return Compilation("none", "Transformer Engine's layers", loss=not _no_compiler(on_gpu))
-    no_compiler = _no_compiler(on_gpu)
+        return Compilation("none", "Transformer Engine's layers", loss=not why_not_compile(on_gpu))
+    no_compiler = why_not_compile(on_gpu)
     against = no_compiler or _against(asked, config, attention)
     if against and asked != "auto":
         raise BadInput(f"compile={asked}: {against}; or take compile=none.")
@@ -82,7 +82,7 @@ def resolve_compile(config: "RunConfig", attention: str) -> Compilation:
     return Compilation("layers", "a GPU", loss) if asked == "auto" else Compilation(asked, "asked for", loss)
 
 
-def _no_compiler(on_gpu: bool) -> str:
+def why_not_compile(on_gpu: bool) -> str:
     """What is missing on this machine, and the mend."""
     compilers = ("gcc", "clang") if on_gpu else ("g++", "clang++")
     if not os.environ.get("CC" if on_gpu else "CXX") and not any(map(which, compilers)):
