@@ -40,6 +40,7 @@ VERBS = {
         "yxanul.evaluation.compare",
         "is one result of `evaluate` better than another? differences, with intervals",
     ),
+    "report": ("yxanul.training.report", "a run as one HTML page: curves, gates, samples, recipe"),
     "track": ("yxanul.training.track_command", "send a tracker (TensorBoard, W&B, trackio) what it missed of a run"),
 }
 HELP = ("-h", "--help")

@@ -2,7 +2,7 @@
 
 RUN/config.yaml          the resolved recipe, every default written out
     environment.json     versions, devices, command; one entry for each start
-    metrics.jsonl        one line for each log, written by process 0
+    metrics.jsonl        one line for each log, written by process 0; samples.jsonl, one for each evaluation
     gates.json           the verdict on every gated stage; scores/ holds what they rest on
     checkpoints/checkpoint-N/     model, optimizer, state; with COMPLETE in it, or it does not exist
     stages/1-language/   the checkpoint at a stage's end, kept whatever rotation does
@@ -26,7 +26,9 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.environment = self.path / "environment.json"
         self.metrics = self.path / "metrics.jsonl"
+        self.samples = self.path / "samples.jsonl"
         self.trackers = self.path / "trackers.json"
+        self.lock = self.path / "lock"
         self.gates = self.path / "gates.json"
         self.scores = self.path / "scores"
         self.checkpoints = self.path / "checkpoints"

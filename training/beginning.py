@@ -26,7 +26,6 @@ from yxanul.strict_yaml import read_yaml
 from yxanul.training import checkpoints
 from yxanul.training.config import RunConfig, differences, write_config
 
-LOCK = "lock"
 PACKAGES = ("yxanul", "torch", "transformers", "accelerate", "huggingface_hub", "safetensors", "numpy")
 
 
@@ -94,7 +93,7 @@ def check_origin(config: RunConfig, run: RunFolder, checkpoint: Path | None, for
 def check_folder(config: RunConfig, run: RunFolder, force: bool) -> None:
     """Refuses the folder of another run, and one that is none."""
     if not run.config.exists():
-        killed_at_once = (LOCK, f"{run.config.name}.partial")
+        killed_at_once = (run.lock.name, f"{run.config.name}.partial")
         if run.path.exists() and any(file.name not in killed_at_once for file in run.path.iterdir()):
             raise BadInput(f"--out {run.path} holds other files and no {run.config.name}: give a new folder.")
         return
@@ -113,7 +112,7 @@ def check_folder(config: RunConfig, run: RunFolder, force: bool) -> None:
 def only_run_in(run: RunFolder) -> Iterator[None]:
     """Two runs would write into each other's checkpoints. The lock ends with the process, however that ends."""
     run.path.mkdir(parents=True, exist_ok=True)
-    with (run.path / LOCK).open("w") as file:
+    with (run.lock).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

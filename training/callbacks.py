@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from yxanul.data.progress import say
 from yxanul.data.whole_files import write_whole
-from yxanul.run_folder import GATE_FAILED, STOPPED, RunFolder, read_metrics
+from yxanul.run_folder import GATE_FAILED, STOPPED, read_metrics
 from yxanul.training.console import Console
 from yxanul.training.gates import Gates, save_scores
 from yxanul.training.trackers import Trackers
@@ -133,9 +134,7 @@ def _or_null(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def cut_metrics(run: RunFolder, after_step: int) -> None:
+def cut_lines(file: Path, after_step: int) -> None:
     """Drops the lines of steps that will be done again, so that each is there once."""
-    if run.metrics.exists():
-        write_whole(
-            run.metrics, (json.dumps(line) + "\n" for line in read_metrics(run.metrics) if line["step"] <= after_step)
-        )
+    if file.exists():
+        write_whole(file, (json.dumps(line) + "\n" for line in read_metrics(file) if line["step"] <= after_step))

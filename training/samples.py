@@ -17,9 +17,9 @@ NEW_TOKENS = 40
 
 
 class Samples(TrainerCallback):
-    def __init__(self, trainer: YxanulTrainer, show: Callable[[str], None] | None) -> None:
-        """`show`: on the rank that speaks."""
-        self.trainer, self.show = trainer, show
+    def __init__(self, trainer: YxanulTrainer, keep: Callable[[dict[str, Any]], None] | None) -> None:
+        """`keep`: on the rank that speaks."""
+        self.trainer, self.keep = trainer, keep
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -32,9 +32,9 @@ class Samples(TrainerCallback):
         domain = stage if stage in trainer.held_out else next(iter(trainer.held_out))
         prompt = trainer.held_out[domain].opening(min(PROMPT_TOKENS, trainer.model.config.max_position_embeddings - 2))
         ids = continuation(trainer, prompt)
-        if self.show:
+        if self.keep:
             before, after = (tokenizer.decode(part, skip_special_tokens=True) for part in (prompt, ids))
-            self.show(f"sample of {domain}: {before!r} -> {after!r}")
+            self.keep({"step": step, "domain": domain, "prompt": before, "continuation": after})
 
 
 @torch.no_grad()

@@ -3,7 +3,10 @@
 Not here: what is checked before (inputs.py, beginning.py).
 """
 
+import json
 from contextlib import ExitStack, suppress
+from functools import partial
+from typing import Any
 
 from accelerate.utils import DynamoBackend
 from rich.console import Console as Terminal
@@ -21,7 +24,7 @@ from yxanul.run_folder import DONE, FAILED, GATE_FAILED, STOPPED, RunFolder
 from yxanul.training import checkpoints, model
 from yxanul.training.attention import resolve_attention
 from yxanul.training.beginning import Beginning, is_stale, only_run_in, write_beginning
-from yxanul.training.callbacks import CurriculumCallback, Record, StopSignals, cut_metrics
+from yxanul.training.callbacks import CurriculumCallback, Record, StopSignals, cut_lines
 from yxanul.training.compilation import resolve_compile
 from yxanul.training.config import RunConfig
 from yxanul.training.console import Console
@@ -105,7 +108,7 @@ class Session:
         if self.ranks.is_first:
             self._say_hello()
             console = self._record(stack)
-        trainer.add_callback(Samples(trainer, console.say if console else None))
+        trainer.add_callback(Samples(trainer, partial(self._keep_sample, console) if console else None))
         checkpoint = begin.checkpoint
         if checkpoint is None and begin.step > 0:
             checkpoint = trainer.begin_at(begin.step)
@@ -134,7 +137,8 @@ class Session:
         """What this start finds there, and leaves behind, before its first step."""
         begin = self.begin
         write_beginning(self.config, self.run, self.ranks.count, str(self.trainer.args.device))
-        cut_metrics(self.run, begin.step if begin.checkpoint else -1)
+        for lines in (self.run.metrics, self.run.samples):
+            cut_lines(lines, begin.step if begin.checkpoint else -1)
         self.gates.go_back_to(begin.step)
         aside = checkpoints.set_aside_later(self.run, begin.step)
         if aside:
@@ -154,6 +158,11 @@ class Session:
         stack.callback(trackers.finish)
         self.trainer.add_callback(Record(self.trainer, console, trackers))
         return console
+
+    def _keep_sample(self, console: Console, sample: dict[str, Any]) -> None:
+        with self.run.samples.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+        console.say(f"sample of {sample['domain']}: {sample['prompt']!r} -> {sample['continuation']!r}")
 
     def _say_goodbye(self) -> None:
         step, code = self.trainer.state.global_step, self.trainer.exit_code

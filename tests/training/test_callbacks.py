@@ -10,7 +10,7 @@ from transformers import TrainerControl, TrainerState
 
 from yxanul.run_folder import RunFolder
 from yxanul.training import callbacks
-from yxanul.training.callbacks import CurriculumCallback, Record, StopSignals, cut_metrics
+from yxanul.training.callbacks import CurriculumCallback, Record, StopSignals, cut_lines
 
 
 @pytest.fixture
@@ -119,17 +119,17 @@ def test_a_log_is_a_line_of_json_with_step_and_tokens_and_null_for_what_is_no_nu
 def test_lines_of_steps_that_come_again_are_cut_with_a_half_line_at_the_end(run):
     lines = ['{"step": 1, "loss": 2.0}\n', '{"step": 2, "loss": null}\n', '{"step": 2, "eval_bits_per_byte": 1.0}\n']
     run.metrics.write_text("".join(lines) + '{"step": 3, "loss": 1.5}\n{"step": 4, "lo')
-    cut_metrics(run, 2)
+    cut_lines(run.metrics, 2)
     assert run.metrics.read_text() == "".join(lines)
     assert [file.name for file in run.path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_a_run_that_begins_anew_has_no_lines_of_an_earlier_one(run):
     run.metrics.write_text('{"step": 0, "eval_bits_per_byte": 3.0}\n')
-    cut_metrics(run, -1)
+    cut_lines(run.metrics, -1)
     assert run.metrics.read_text() == ""
 
 
 def test_without_metrics_there_is_nothing_to_cut(run):
-    cut_metrics(run, 5)
+    cut_lines(run.metrics, 5)
     assert not run.metrics.exists()

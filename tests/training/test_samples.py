@@ -46,7 +46,7 @@ def test_it_is_shown_by_one_rank_and_computed_by_all(trainer):
     state = SimpleNamespace(global_step=15)  # in the stage `code`
     Samples(trainer, shown.append).on_evaluate(None, state, None)
     Samples(trainer, None).on_evaluate(None, state, None)
-    assert len(shown) == 1 and shown[0].startswith("sample of code: ")
+    assert len(shown) == 1 and (shown[0]["step"], shown[0]["domain"]) == (15, "code")
 
 
 def test_there_is_none_without_held_out_text(trainer):
