@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, TemperatureLogitsWarper
 
+from yxanul.evaluation import decoding
 from yxanul.evaluation.decoding import Decoder, is_supported
 
 SHAPES = [
@@ -51,9 +52,9 @@ def test_a_prompt_that_goes_on_with_the_last_one_is_as_a_new_one(tiny_model, ran
     for prompt in (ids[:8], ids[:20], ids[:19], ids[:5] + ids[30:40], ids[:5] + ids[30:40], ids[:1]):
         assert decoder.generate(prompt, 8, ends=set()) == Decoder(model).generate(prompt, 8, ends=set())
     fed = []
-    decoder._seen, logits = ids[:8] + [3], decoder.logits
+    decoder._seen, state = ids[:8] + [3], decoder._state
     decoder.generate(ids[:8], 1, ends=set())
-    decoder.logits = lambda rest: fed.append(list(rest)) or logits(rest)
+    decoder._state = lambda rest: fed.append(list(rest)) or state(rest)
     decoder.generate(ids[:20], 3, ends=set())
     assert [len(rest) for rest in fed] == [12, 1, 1]
 
@@ -91,6 +92,35 @@ def test_int8_is_as_near_to_fp32_as_torchs_own(tiny_model, random_ids, shape):
     ours, torchs, size = torch.tensor(errors).mean(0)
     assert 0 < ours < 1.5 * torchs  # which leaves the head as it is
     assert torchs < 0.2 * size
+
+
+def test_a_screened_head_gives_the_greedy_token_or_none(monkeypatch):
+    """Against all rows; where rounding could hide a likelier one, all are read; of equals the first is taken."""
+    monkeypatch.setattr(decoding, "FEW", 40)
+    torch.manual_seed(0)
+    found = []
+    for spread in (0.0, 0.5, 3.0):
+        weight = torch.randn(500, 64) * torch.exp(spread * torch.randn(500, 1))
+        weight[300] = weight[77]
+        screen = decoding._Screen(weight)
+        states = [*torch.randn(20, 1, 64), weight[77:78], -weight[77:78], torch.zeros(1, 64), torch.ones(1, 64)]
+        for state in states:
+            token = screen.greedy(state)
+            assert token in (None, int((state @ weight.T).argmax()))
+            found.append(token is None)
+    assert 0 < sum(found) < len(found)
+
+
+def test_screened_greedy_tokens_are_generates(tiny_model, random_ids, monkeypatch):
+    monkeypatch.setattr(decoding, "WORTH_SCREENING", 0)
+    monkeypatch.setattr(decoding, "FEW", 20)
+    for shape in ("plain-tied", "plain-untied"):
+        model, ids = tiny_model(shape, initializer_range=0.3), random_ids(1, 9)[0].tolist()
+        decoder, tokens = Decoder(model), []
+        real = decoder._screen.greedy
+        monkeypatch.setattr(decoder._screen, "greedy", lambda state, real=real: tokens.append(real(state)) or tokens[-1])
+        assert decoder.generate(ids, 20, ends=set()) == theirs(model, ids, 20)
+        assert len(tokens) == 20 and any(token is not None for token in tokens)
 
 
 def test_others_models_and_angles_that_depend_on_the_length_are_left_to_generate(tiny_model):
