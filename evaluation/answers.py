@@ -8,9 +8,10 @@ worked out by arithmetic while the model writes. Not here: conversations (chat.p
 
 from typing import Any, NamedTuple
 
+import torch
 from transformers import LogitsProcessorList
 
-from yxanul.data.progress import Progress
+from yxanul.data.progress import Progress, say
 from yxanul.evaluation.calculator import CalculatorInTheLoop
 from yxanul.evaluation.generation import Prompt, Writer
 from yxanul.evaluation.text_model import TextModel
@@ -18,7 +19,13 @@ from yxanul.evaluation.text_model import TextModel
 
 class Answer(NamedTuple):
     text: str
-    ended: bool  # by the end-of-text token, before the tokens ran out
+    ended: bool  # by an end-of-text token, before the tokens ran out
+
+
+def ends_of(subject: TextModel) -> set[int]:
+    """The tokenizer's end of text, and those of the model: some end a turn by one and a text by another."""
+    ends = subject.model.generation_config.eos_token_id
+    return {subject.end_id, *(ends if isinstance(ends, list) else [] if ends is None else [ends])}
 
 
 def write_answers(
@@ -32,6 +39,8 @@ def write_answers(
 ) -> list[Answer]:
     model = _Generating(subject, calculator, how)
     writer = Writer(TextModel(model, subject.tokenizer, subject.device), prompts, rows=rows)
+    if writer.cut:
+        say(f"{len(writer.cut):,} prompts are too long for {subject.longest:,} tokens, and lost their beginnings.")
     found: dict[int, str] = {}
     with Progress(title, len(writer.batches), 0) as progress:
         for batch in writer.batches:
@@ -46,6 +55,7 @@ class _Generating:
 
     def __init__(self, subject: TextModel, calculator: bool, how: dict[str, Any]) -> None:
         self._subject, self._calculator, self._how = subject, calculator, how
+        self._ends = torch.tensor(sorted(ends_of(subject)), device=subject.device)
         self.ended: list[bool] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -57,5 +67,5 @@ class _Generating:
             loop = CalculatorInTheLoop(self._subject.tokenizer, begin)
             given["logits_processor"] = LogitsProcessorList([loop])
         made = self._subject.model.generate(**given | self._how)
-        self.ended += (made[:, begin:] == self._subject.end_id).any(dim=1).tolist()
+        self.ended += torch.isin(made[:, begin:], self._ends).any(dim=1).tolist()
         return made

@@ -22,7 +22,7 @@ MOST_DECIMALS = 4
 MOST_DEPTH = 20  # of brackets and signs
 
 
-class _NotASum(ValueError):
+class _NotASum(Exception):
     pass
 
 
@@ -31,7 +31,7 @@ def result_of(expression: str) -> str | None:
     try:
         tokens = list(_tokens(expression))
         value, rest = _sum(tokens, MOST_DEPTH)
-    except (_NotASum, ZeroDivisionError):
+    except (_NotASum, ZeroDivisionError, ValueError):
         return None
     if rest or len(tokens) < 2 or abs(value) >= 10**MOST_DIGITS:
         return None

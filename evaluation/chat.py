@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> int:
     if not subject.tokenizer.chat_template:
         raise BadInput(f"the tokenizer of {options.model} has no chat template: set one, or fine-tune the model.")
     names = {name: getattr(options, name) for name in ("new_tokens", "system", "calculator", "int8")}
-    chat, at_terminal = Chat(subject, **names, how=how), sys.stdin.isatty()
+    at_terminal = sys.stdin.isatty()
+    chat = Chat(subject, **names, interruptible=at_terminal, how=how)
     if at_terminal:
         say("/reset begins anew, /save FILE writes the conversation, /quit ends.")
     return talk(chat, iter(lambda: input("> "), None) if at_terminal else sys.stdin)
@@ -74,6 +75,17 @@ def sampling(options: argparse.Namespace) -> dict[str, Any]:
     return {"do_sample": True} | {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
 
 
+def in_template(tokenizer: Any, messages: list[Message], **how: Any) -> Any:
+    """Up to where the model goes on; templates may refuse roles, and their order."""
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, **how)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise BadInput(f"the model's chat template refuses these roles ({roles}): {error}.") from None
+
+
 def talk(chat: "Chat", lines: Iterable[str]) -> int:
     try:
         for line in lines:
@@ -84,10 +96,11 @@ def talk(chat: "Chat", lines: Iterable[str]) -> int:
                 chat.reset()
                 say("The conversation begins anew.")
             elif word == "/save" and rest:
-                Path(rest).write_text(
-                    json.dumps({"messages": chat.messages}, ensure_ascii=False) + "\n", encoding="utf-8"
-                )
-                say(f"{rest}: {len(chat.messages)} messages.")
+                try:
+                    Path(rest).write_text(json.dumps(chat.saved(), ensure_ascii=False) + "\n", encoding="utf-8")
+                    say(f"{rest}: {len(chat.messages)} messages.")
+                except OSError as error:
+                    say(f"not saved: {error}")
             elif word.startswith("/"):
                 say("There are /reset, /save FILE and /quit.")
             elif word:
@@ -98,7 +111,10 @@ def talk(chat: "Chat", lines: Iterable[str]) -> int:
 
 
 class Chat:
-    """A conversation; `turn` says something and writes the answer to standard output as it comes."""
+    """A conversation; `turn` says something and writes the answer to standard output as it comes.
+
+    `interruptible`: Ctrl-C ends an answer, and not the chat.
+    """
 
     def __init__(
         self,
@@ -108,15 +124,17 @@ class Chat:
         system: str = "",
         calculator: bool = False,
         int8: bool = False,
+        interruptible: bool = False,
         how: dict[str, Any] | None = None,
     ) -> None:
+        from yxanul.evaluation.answers import ends_of
         from yxanul.evaluation.decoding import Decoder, is_supported
 
         self.subject, self._calculator, self._how = subject, calculator, how or {}
+        self._interruptible, self._interrupted = interruptible, False
         self.new_tokens = min(new_tokens, subject.longest // 2)
         self._beginning = [{"role": "system", "content": system}] if system else []
-        ends = subject.model.generation_config.eos_token_id
-        self._ends = {subject.end_id, *(ends if isinstance(ends, list) else [] if ends is None else [ends])}
+        self._ends = ends_of(subject)
         self._decoder = Decoder(subject.model.eval(), int8=int8) if is_supported(subject.model) else None
         if int8 and self._decoder is None:
             raise BadInput("--int8 is for our models on a CPU: leave it out.")
@@ -125,21 +143,27 @@ class Chat:
     def reset(self) -> None:
         self.messages: list[Message] = list(self._beginning)
 
+    def saved(self) -> dict[str, Any]:
+        """A row to fine-tune on."""
+        return {"messages": self.messages} | ({"calculator": True} if self._calculator else {})
+
     def turn(self, text: str) -> str:
-        """The answer; "" where even the last message alone does not fit."""
+        """The answer; "" where even the last message alone does not fit, or where it was interrupted at once."""
         self.messages.append({"role": "user", "content": text})
         ids = self._fitting()
         if not ids:
             self.messages.pop()
             return ""
         said = self._written(ids)
+        if not said and self._interrupted:
+            self.messages.pop()
+            return ""
         self.messages.append({"role": "assistant", "content": said})
         return said
 
     def encoded(self) -> list[int]:
         """The conversation so far, up to where the model goes on."""
-        tokenizer = self.subject.tokenizer
-        return tokenizer.apply_chat_template(self.messages, add_generation_prompt=True, return_dict=False)
+        return in_template(self.subject.tokenizer, self.messages, return_dict=False)
 
     def _fitting(self) -> list[int]:
         room, dropped, first = self.subject.longest - self.new_tokens, 0, len(self._beginning)
@@ -155,40 +179,64 @@ class Chat:
 
     def _written(self, ids: list[int]) -> str:
         import torch
-        from transformers import LogitsProcessorList, TextStreamer
+        from transformers import LogitsProcessorList
 
         from yxanul.evaluation.calculator import CalculatorInTheLoop
 
         tokenizer = self.subject.tokenizer
-        stream = TextStreamer(tokenizer, skip_prompt=self._decoder is None, skip_special_tokens=True)
+        stream = _stream(tokenizer, skip_prompt=self._decoder is None)
         helpers: list[Any] = [CalculatorInTheLoop(tokenizer, len(ids))] if self._calculator else []
-        if self._decoder:
-            made = self._decoder.generate(
-                ids,
-                self.new_tokens,
-                ends=self._ends,
-                processors=[*_warpers(**self._how), *helpers],
-                sample=self._how.get("do_sample", False),
-                on_token=stream.put,
-            )
+        self._interrupted = False
+        try:
+            if self._decoder:
+                self._decoder.generate(
+                    ids,
+                    self.new_tokens,
+                    ends=self._ends,
+                    processors=[*_warpers(**self._how), *helpers],
+                    sample=self._how.get("do_sample", False),
+                    on_token=stream.put,
+                )
+                stream.end()
+            else:
+                row = torch.tensor([ids], device=self.subject.device)
+                self.subject.model.generate(
+                    row,
+                    attention_mask=torch.ones_like(row),
+                    max_new_tokens=self.new_tokens,
+                    eos_token_id=sorted(self._ends),
+                    pad_token_id=self.subject.end_id,
+                    logits_processor=LogitsProcessorList(helpers),
+                    streamer=stream,
+                    **({"do_sample": False} | self._how),
+                )
+        except KeyboardInterrupt:
+            if not self._interruptible:
+                raise
+            self._interrupted = True
             stream.end()
-        else:
-            row = torch.tensor([ids], device=self.subject.device)
-            made = self.subject.model.generate(
-                row,
-                attention_mask=torch.ones_like(row),
-                max_new_tokens=self.new_tokens,
-                eos_token_id=sorted(self._ends),
-                pad_token_id=self.subject.end_id,
-                logits_processor=LogitsProcessorList(helpers),
-                streamer=stream,
-                **({"do_sample": False} | self._how),
-            )[0, len(ids) :].tolist()
-        if made and made[-1] not in self._ends:
+            say("[stopped]")
+        made = stream.tokens
+        if made and made[-1] not in self._ends and not self._interrupted:
             say(f"[cut after {self.new_tokens:,} tokens]")
         if self._calculator and helpers[0].used:
             say(f"[with the calculator: {helpers[0].used} results are not the model's]")
         return tokenizer.decode(made, skip_special_tokens=True).strip()
+
+
+def _stream(tokenizer: Any, skip_prompt: bool) -> Any:
+    """To standard output; `tokens` are what came, also where an interrupt cut the rest off."""
+    from transformers import TextStreamer
+
+    class Stream(TextStreamer):
+        def put(self, value: Any) -> None:
+            if not (self.skip_prompt and self.next_tokens_are_prompt):
+                self.tokens += value.flatten().tolist()
+            super().put(value)
+
+    stream = Stream(tokenizer, skip_prompt=skip_prompt, skip_special_tokens=True)
+    stream.tokens = []
+    return stream
 
 
 def _warpers(do_sample: bool = False, temperature: float = 1.0, top_k: int = 1, top_p: float = 1.0) -> list[Any]:

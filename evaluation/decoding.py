@@ -4,7 +4,9 @@
     ids = decoder.generate(prompt_ids, 64, ends={0})
 
 Greedy tokens in fp32 are those of `generate`: a test holds it, benchmarks/chat_speed.py measures the speed. One row is
-as fast as weights are read: a third of 112 M is the head, so int8 screens it and fp32 decides (_Screen). The of the last call serves what the next prompt has in common with it. A decoder holds a copy of the layers' weights. Not here: batches, GPUs, training; models of others.
+as fast as weights are read: a third of 112 M is the head, so int8 screens it and fp32 decides (_Screen). The cache
+of the last call serves what the next prompt has in common with it. A decoder holds a copy of the layers' weights.
+Not here: batches, GPUs, training; models of others.
 """
 
 import warnings
@@ -111,7 +113,6 @@ class Decoder:
         """What the head reads, (1, D)."""
         config, begin = self.config, len(self._seen)
         end = begin + len(ids)
-        self._seen += ids
         states = self._body._embed(torch.tensor(ids), None)  # (T, D)
         if config.learned_position_embeddings:
             states = states + self._body.embed_positions.weight[begin:end]
@@ -131,6 +132,7 @@ class Decoder:
             normed = rms_norm(states, mlp_norm.shape, mlp_norm, config.rms_norm_eps)
             gate, up = gate_up(normed).chunk(2, dim=-1)
             states = states + down(self._act(gate) * up)
+        self._seen += ids  # now, lest an interrupt leave tokens here that the cache has not
         norm = self._body.norm.weight
         return rms_norm(states[-1:], norm.shape, norm, config.rms_norm_eps)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from yxanul.bad_input import BadInput
 from yxanul.data.progress import say
-from yxanul.evaluation.chat import add_sampling, sampling
+from yxanul.evaluation.chat import add_sampling, in_template, sampling
 
 Row = dict[str, Any]
 
@@ -26,6 +26,8 @@ def main(arguments: list[str]) -> int:
     rows = read(options.input)
     if options.out.suffix != ".jsonl" and (options.dataset or options.out.suffix != ".txt"):
         raise BadInput(f"--out {options.out} must end in .jsonl{'' if options.dataset else ' or .txt'}.")
+    if options.out.exists() and options.out.samefile(options.input):
+        raise BadInput(f"--out {options.out} is the --input, which would be overwritten: name another file.")
     how = sampling(options)
 
     from yxanul.data.whole_files import write_whole
@@ -73,8 +75,11 @@ def read(file: Path) -> list[Row]:
     """{"prompt": text} or {"messages": [...]} whose last one is the user's; other fields are kept."""
     if not file.is_file():
         raise BadInput(f"--input {file}: there is no such file.")
-    with file.open(encoding="utf-8") as handle:  # splitlines() would cut at more than ends of lines
-        lines = [(number, line.rstrip("\n")) for number, line in enumerate(handle, 1) if line.strip()]
+    try:
+        with file.open(encoding="utf-8") as handle:  # splitlines() would cut at more than ends of lines
+            lines = [(number, line.rstrip("\n")) for number, line in enumerate(handle, 1) if line.strip()]
+    except UnicodeDecodeError as error:
+        raise BadInput(f"--input {file} is not text in UTF-8: {error}.") from None
     if not lines:
         raise BadInput(f"--input {file} holds no prompt.")
     if file.suffix != ".jsonl":
@@ -106,13 +111,13 @@ def _is_question(messages: Any) -> bool:
 
 
 def _messages(row: Row) -> list[dict[str, str]]:
-    return row["messages"] if "messages" in row else [{"role": "user", "content": row["prompt"]}]
+    return row["messages"] if _is_question(row.get("messages")) else [{"role": "user", "content": row["prompt"]}]
 
 
 def _text(subject: Any, row: Row, plain: bool, options: argparse.Namespace) -> str:
     if not plain:
-        return subject.tokenizer.apply_chat_template(_messages(row), tokenize=False, add_generation_prompt=True)
-    if "prompt" not in row:
+        return in_template(subject.tokenizer, _messages(row), tokenize=False)
+    if not isinstance(row.get("prompt"), str):
         raise BadInput(f'{options.input}: with --plain, or without a chat template, each line needs a "prompt".')
     return row["prompt"]
 

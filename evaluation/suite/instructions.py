@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from yxanul.data.problems import WORDS, Choices
-from yxanul.evaluation.suite.question import Category, Checker, Question, drawn, exactly, plain
+from yxanul.evaluation.suite.question import Category, Checker, Question, alone, drawn, exactly, number, plain
 
 Task = Callable[[list[str]], str]
 
@@ -17,9 +17,22 @@ def in_order(right: str) -> Checker:
     return lambda answer: "" if plain(answer.text).replace(",", "").split() == right.split() else f"not {right!r}"
 
 
-def _task(instruction: str, task: Task, checker: Callable[[str], Checker]) -> Callable[[Choices], list[Question]]:
+def told(right: str) -> Checker:
+    """Alone, or in a sentence that says no more."""
+    return lambda answer: "" if plain(alone(answer.text)) == right else f"not {right!r}"
+
+
+def counted(right: str) -> Checker:
+    return number(int(right))
+
+
+def _task(
+    instruction: str, task: Task, checker: Callable[[str], Checker], most: int = 5
+) -> Callable[[Choices], list[Question]]:
     def make(choices: Choices) -> Question:
-        words = choices.some(WORDS, choices.between(3, 5))
+        words = choices.some(WORDS, choices.between(3, most))
+        while words == sorted(words):  # else saying them again would be sorting them
+            words = choices.some(WORDS, len(words))
         right = task(words)
         return Question(f"{instruction}\n{' '.join(words)}", checker(right), right)
 
@@ -30,9 +43,9 @@ CATEGORIES = [
     Category(name, "instructions", questions)
     for name, questions in (
         ("repeat", _task("Repeat the words.", " ".join, in_order)),
-        ("first word", _task("Give the first word.", lambda words: words[0], exactly)),
-        ("last word", _task("Give the last word.", lambda words: words[-1], exactly)),
-        ("count words", _task("How many words are there?", lambda words: str(len(words)), exactly)),
+        ("first word", _task("Give the first word.", lambda words: words[0], told)),
+        ("last word", _task("Give the last word.", lambda words: words[-1], told)),
+        ("count words", _task("How many words are there?", lambda words: str(len(words)), counted, 12)),
         ("reverse", _task("Reverse the order of the words.", lambda words: " ".join(words[::-1]), in_order)),
         (
             "capital letters",

@@ -6,7 +6,7 @@ from functools import partial
 
 from yxanul.data.problems import WORDS, Choices
 from yxanul.evaluation.answers import Answer
-from yxanul.evaluation.suite.question import Category, Checker, Question, drawn, number
+from yxanul.evaluation.suite.question import NUMBER, Category, Checker, Question, alone, drawn, number, plain
 
 NEXT = "What comes next: {}?"
 
@@ -15,8 +15,10 @@ def begins_with(right: str) -> Checker:
     """An item, behind which a comma may go on with the pattern; of letters the case counts."""
 
     def check(answer: Answer) -> str:
-        said = re.split(r"[,.;\n]", answer.text.strip())[0].strip()
-        return "" if right == (said if len(right) == 1 else said.lower()) else f"not {right}"
+        said = alone(answer.text).strip(" *\"'`")
+        found = NUMBER.match(said) if right.isdigit() else re.match(r"[^,.;\n]*", said)
+        word = found[0].strip(" *\"'`") if found else ""
+        return "" if right == (word if len(right) == 1 else word.lower().replace(",", "")) else f"not {right}"
 
     return check
 
@@ -56,8 +58,9 @@ def _rule(choices: Choices) -> Question:
 def _missing(choices: Choices) -> Question:
     start, step = choices.between(1, 60), choices.between(2, 9)
     row = [str(start + step * place) for place in range(5)]
-    prompt = f"Which number is missing: {', '.join([*row[:3], '_', row[4]])}?"
-    return Question(prompt, number(float(row[3])), row[3])
+    prompt, check = f"Which number is missing: {', '.join([*row[:3], '_', row[4]])}?", number(float(row[3]))
+    filled = ", ".join(row)
+    return Question(prompt, lambda answer: "" if plain(alone(answer.text)) == filled else check(answer), row[3])
 
 
 CATEGORIES = [

@@ -21,6 +21,9 @@ LONGEST_PHRASE = 8  # words, of what is looked for as repeated
 REPEATS = 3
 NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 BRACKET = re.compile(r"<<([^<>=]*)=([^<>=]*)>>")
+GUESS = re.compile(r"(\d+)\.?\s*(?:,|/|\bor\b|\band\b|\s)\s*(?:or\s+)?$")  # another number right before the last
+DENIED = re.compile(r"(?: not|n t) (?:an? |the )?\S+")
+LEAD = re.compile(r"(?:(?:it|that|the|there|answer|next|so)\b[^:\n]{0,40}?(?:\b(?:is|are)\b:?|:)|next:)\s+", re.I)
 
 Checker = Callable[[Answer], str]
 
@@ -68,14 +71,25 @@ def _repeats(words: list[str]) -> bool:
     )
 
 
-def one_of(right: str, among: list[str]) -> Checker:
-    """The right words are there, and before any other answer of the category: a list of guesses is none."""
+def alone(text: str) -> str:
+    """Without what usually stands around an answer: "The next number is 60." is 60."""
+    text = text.strip()
+    return re.sub(r"\s+(?:comes|is) next\W*$", "", text[found.end() :] if (found := LEAD.match(text)) else text)
+
+
+def one_of(right: str, among: list[str], *, cased: bool = False) -> Checker:
+    """The right words are there, not denied, and before any other answer of the category: a list of guesses is none.
+
+    `right` may be several that mean the same: "grey|gray".
+    """
 
     def check(answer: Answer) -> str:
-        text = " ".join(["", *re.findall(r"[\w+-]+", answer.text.lower()), ""])
-        found = {word: text.find(f" {word.lower()} ") for word in {*among, right}}
+        said = answer.text if cased else answer.text.lower()
+        text = DENIED.sub(" ", " ".join(["", *re.findall(r"[\w+-]+", said), ""]))
+        words = {*among, *right.split("|")}
+        found = {word: text.find(f" {word if cased else word.lower()} ") for word in words}
         first = min((place, -len(word), word) for word, place in (found | {"": len(text)}).items() if place >= 0)[2]
-        return "" if first == right else f"not {right}"
+        return "" if first in right.split("|") else f"not {right}"
 
     return check
 
@@ -96,6 +110,9 @@ def number(right: float) -> Checker:
         if not found:
             return "no number"
         said = found[0] if mark else found[-1]
+        other = None if mark else GUESS.search(said_aloud[: said_aloud.rfind(said)])
+        if other and other[1] != said:
+            return "several numbers"
         return "" if float(said.replace(",", "")) == right else f"{said}, not {right:g}"
 
     return check
@@ -114,10 +131,18 @@ def drawn(make: Callable[[Choices], Question]) -> Callable[[Choices], list[Quest
     return questions
 
 
-def table(rows: str, prompt: str, answer: str = "{}.", among: str = "") -> Callable[[Any], list[Question]]:
-    """`rows`: "France:Paris, Peru:Lima"; the left goes into the prompt, the right is what must be said first."""
+def table(rows: str, prompt: str, answer: str = "{}.", *, cased: bool = False) -> Callable[[Any], list[Question]]:
+    """`rows`: "France:Paris, Peru:Lima"; the left goes into the prompt, the right is what must be said first.
+
+    What the question itself names is no answer: "After Monday comes Tuesday" says Tuesday.
+    """
     pairs = [row.split(":") for row in " ".join(rows.split()).split(", ")]
-    others = sorted({right for _, right in pairs} | set(among.split()))
+    others = {word for _, right in pairs for word in right.split("|")}
     return lambda _: [
-        Question(prompt.format(left), one_of(right, others), answer.format(right)) for left, right in pairs
+        Question(
+            prompt.format(left),
+            one_of(right, sorted(others - {left}), cased=cased),
+            answer.format(right.partition("|")[0]),
+        )
+        for left, right in pairs
     ]

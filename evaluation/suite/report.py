@@ -14,7 +14,7 @@ from yxanul.evaluation.answers import Answer
 from yxanul.evaluation.compare import NORMAL
 from yxanul.evaluation.suite.question import Category, Question
 
-VERSION = 1.0
+VERSION = 2.0
 QUOTED = 3  # failures of a category
 CLAIMS = {
     "facts": 20,

@@ -1,23 +1,30 @@
 """Format and stopping: does an answer have the form that was asked for, and does it end where it should?
 
-That it ends means the end-of-text token, before the tokens run out; what it says is not judged there.
+That it ends means the end-of-text token, before the tokens run out; what it says is hardly judged there: a
+word of thanks, yes or no.
 """
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 from yxanul.data.problems import NAMES, PLACES, THINGS, WORDS, Choices
 from yxanul.evaluation.answers import Answer
+from yxanul.evaluation.suite.code import FENCE
 from yxanul.evaluation.suite.question import Category, Checker, Question, drawn, exactly
 
 GROUP = "format and stopping"
 
 
-def ended(most_words: int = 1000) -> Checker:
+def ended(most_words: int, needs: str) -> Checker:
+    """`needs`: how one of its words begins."""
+
     def check(answer: Answer) -> str:
         if not answer.ended:
             return "it does not end"
+        if not re.search(rf"\b(?:{needs})", answer.text, re.IGNORECASE):
+            return f"no {needs}"
         return "" if len(answer.text.split()) <= most_words else f"more than {most_words} words"
 
     return check
@@ -26,7 +33,8 @@ def ended(most_words: int = 1000) -> Checker:
 def json_object(right: dict[str, Any]) -> Checker:
     def check(answer: Answer) -> str:
         try:
-            found = json.loads(answer.text)
+            fence = FENCE.search(answer.text)
+            found = json.loads(fence[1] if fence else answer.text)
         except (ValueError, RecursionError):
             return "no JSON"
         return "" if found == right else f"not {json.dumps(right)}"
@@ -37,7 +45,7 @@ def json_object(right: dict[str, Any]) -> Checker:
 def bullets(words: list[str]) -> Checker:
     """Lines "- word", and nothing else."""
     right = "\n".join(f"- {word}" for word in words)
-    return lambda answer: "" if answer.text.strip() == right else f"not {right!r}"
+    return lambda answer: "" if re.sub(r"[ ]*\n\s*", "\n", answer.text.strip()) == right else f"not {right!r}"
 
 
 def _object(choices: Choices) -> Question:
@@ -65,10 +73,11 @@ def _number_only(choices: Choices) -> Question:
     return Question(prompt, exactly(str(count)), str(count))
 
 
-def _stops(prompt: str, right: str, words: int) -> Callable[[Choices], Question]:
+def _stops(prompt: str, right: str, words: int, needs: str) -> Callable[[Choices], Question]:
     def make(choices: Choices) -> Question:
         name, thing = choices.pick(NAMES), choices.pick(THINGS)
-        return Question(prompt.format(name=name, thing=thing), ended(words), right.format(name=name, thing=thing))
+        asked, said = (text.format(name=name, thing=thing) for text in (prompt, right))
+        return Question(asked, ended(words, needs), said)
 
     return make
 
@@ -79,8 +88,10 @@ CATEGORIES = [
     Category("one word", GROUP, drawn(_one_word)),
     Category("a number only", GROUP, drawn(_number_only)),
     Category(
-        "ends a greeting", GROUP, drawn(_stops("{name} says hello. Answer in a few words.", "Hello, {name}!", 12))
+        "ends a greeting", GROUP, drawn(_stops("{name} says hello. Answer in a few words.", "Hello, {name}!", 12, ""))
     ),
-    Category("ends a thank-you", GROUP, drawn(_stops("Thank {name} for the {thing}.", "Thank you, {name}.", 14))),
-    Category("ends a yes or no", GROUP, drawn(_stops("Can {name} eat a {thing}? Yes or no?", "No.", 4))),
+    Category(
+        "ends a thank-you", GROUP, drawn(_stops("Thank {name} for the {thing}.", "Thank you, {name}.", 14, "thank"))
+    ),
+    Category("ends a yes or no", GROUP, drawn(_stops("Can {name} eat a {thing}? Yes or no?", "No.", 4, "yes|no"))),
 ]

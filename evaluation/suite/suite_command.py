@@ -28,13 +28,16 @@ def main(arguments: list[str]) -> int:
     if options.mode == "chat":
         from yxanul.evaluation.chat import main as chat
 
-        return chat([options.model])
+        given = ["--new-tokens", str(options.new_tokens)] if options.new_tokens else []
+        return chat([options.model, *given, *["--calculator"] * options.calculator])
 
     from yxanul.evaluation.text_model import load
 
     subject = load(options.model)
     if options.mode == "single":
         answer(_single(subject, options).text)
+        if options.calculator:
+            say("Results in brackets are the calculator's, not the model's.")
         return 0
     run_program, refused = _sandbox(options.allow_code_execution)
     out = options.out or Path("results") / f"{Path(options.model).name}-suite"
@@ -71,6 +74,10 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.mode == "single") != (options.input is not None):
         raise BadInput("--mode single and --input TEXT go together: give both, or neither.")
+    if options.mode != "test" and (options.compare or options.out or options.allow_code_execution):
+        raise BadInput(f"--compare, --out and --allow-code-execution are of --mode test, not of {options.mode}.")
+    if options.mode == "chat" and options.plain:
+        raise BadInput("--mode chat needs the chat template: leave out --plain.")
     for name in ("new_tokens", "batch_size"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -96,14 +103,13 @@ def _form(subject: Any, plain: bool) -> str:
 
 
 def _prompt(subject: Any, text: str, form: str, tokens: int) -> Any:
+    from yxanul.evaluation.chat import in_template
     from yxanul.evaluation.generation import Prompt
 
     if form == "plain":
         return Prompt(f"Question: {text}\nAnswer:", ("\nQuestion:",), tokens)
     messages = [{"role": "user", "content": text}]
-    return Prompt(
-        subject.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True), (), tokens
-    )
+    return Prompt(in_template(subject.tokenizer, messages, tokenize=False), (), tokens)
 
 
 def _single(subject: Any, options: argparse.Namespace) -> Any:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from yxanul.__main__ import main
+from yxanul.bad_input import BadInput
 from yxanul.evaluation.chat import Chat, talk
 from yxanul.evaluation.text_model import load
 
@@ -59,6 +60,50 @@ def test_reset_save_and_quit(subject, capsys, tmp_path):
     assert [message["role"] for message in saved] == ["user", "assistant"] and saved[0]["content"] == "the man"
     assert [message["content"] for message in chat.messages[::2]] == ["the cat"]
     assert "There are /reset" in capsys.readouterr().err
+
+
+def interrupt_after(monkeypatch, tokens):
+    """Ctrl-C, when so many tokens were written."""
+    from transformers import TextStreamer
+
+    put, left = TextStreamer.put, [tokens]
+
+    def interrupted(self, value):
+        put(self, value)
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TextStreamer, "put", interrupted)
+
+
+def test_an_interrupt_at_a_terminal_ends_the_answer_and_not_the_chat(subject, capsys, monkeypatch):
+    whole = Chat(subject, new_tokens=8)
+    whole.turn("Who wrote Emma?")
+    chat = Chat(subject, new_tokens=8, interruptible=True)
+    with monkeypatch.context() as context:
+        interrupt_after(context, 4)
+        said = chat.turn("Who wrote Emma?")
+    assert said and whole.messages[-1]["content"].startswith(said) and chat.messages[-1]["content"] == said
+    assert "[stopped]" in capsys.readouterr().err
+    chat.reset()
+    assert chat.turn("Who wrote Emma?") == whole.messages[-1]["content"]  # the cache is not spoilt
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):  # a pipe ends
+        interrupt_after(context, 4)
+        whole.turn("the man")
+
+
+def test_a_file_that_cannot_be_saved_does_not_end_the_chat(subject, capsys, tmp_path):
+    chat = Chat(subject, new_tokens=4, calculator=True)
+    assert talk(chat, ["the man\n", f"/save {tmp_path}/no/chat.json\n", f"/save {tmp_path}/chat.json\n"]) == 0
+    assert "not saved" in capsys.readouterr().err
+    assert json.loads((tmp_path / "chat.json").read_text())["calculator"] is True
+
+
+def test_a_template_that_refuses_a_role_is_one_sentence(subject, capsys):
+    subject.tokenizer.chat_template = "{{ raise_exception('no system here') }}"
+    with pytest.raises(BadInput, match=r"refuses these roles \(system, user\): no system here"):
+        Chat(subject, system="Be brief.").turn("the man")
 
 
 def test_a_pipe_is_read_to_its_end(checkpoint, capsys, monkeypatch):

@@ -83,6 +83,32 @@ def test_a_bad_row_is_named_before_any_work(row, message, jsonl, capsys, tmp_pat
     assert message in capsys.readouterr().err
 
 
+def test_an_end_of_the_models_own_is_an_end_and_a_prompt_that_is_cut_is_said(checkpoint, capsys):
+    from yxanul.evaluation.answers import write_answers
+    from yxanul.evaluation.generation import Prompt
+    from yxanul.evaluation.text_model import load
+
+    subject = load(str(checkpoint("llama")))
+    prompts = [Prompt("the man " * 200, (), 12)]
+    (free,) = write_answers(subject, prompts)
+    assert not free.ended and "1 prompts are too long for 96 tokens" in capsys.readouterr().err
+    made = subject.tokenizer.encode(free.text, add_special_tokens=False)
+    subject.model.generation_config.eos_token_id = [subject.end_id, made[5]]
+    assert write_answers(subject, prompts)[0].ended
+
+
+def test_messages_that_are_none_leave_the_prompt_and_the_input_is_not_overwritten(checkpoint, jsonl, tmp_path, capsys):
+    given, model = jsonl([{"prompt": "the man", "messages": None}]), str(checkpoint("yxanul"))
+    assert main(["generate", model, "--input", given, "--out", given]) == 2
+    assert "which would be overwritten" in capsys.readouterr().err
+    out = tmp_path / "out.jsonl"
+    assert main(["generate", model, "--input", given, "--out", str(out), "--new-tokens", "4"]) == 0
+    assert lines_of(out)[0]["messages"] is None
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    assert main(["generate", model, "--input", str(tmp_path / "latin.txt"), "--out", str(out)]) == 2
+    assert "not text in UTF-8" in capsys.readouterr().err
+
+
 def test_files_of_no_known_form_are_refused(tmp_path, capsys):
     source = tmp_path / "in.txt"
     for words, message in (

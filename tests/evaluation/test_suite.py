@@ -68,6 +68,94 @@ def test_a_list_of_guesses_is_no_fact_and_the_last_number_counts():
         assert number(7)(Answer(wrong, True))
 
 
+def question_of(category, part):
+    """The first question of a category whose prompt holds `part`."""
+    found = next(each for each in CATEGORIES if each.name == category)
+    return next(each for each in found.questions(Choices(0)) if part in each.prompt)
+
+
+@pytest.mark.parametrize(
+    "category, part, right, wrong",
+    [
+        ("calendar", "after Monday", "After Monday comes Tuesday.", "Monday comes after Sunday."),
+        ("colours", "elephant", "It is gray.", "It is green."),
+        ("languages", "Iran", "They speak Farsi.", "They speak Arabic."),
+        ("opposites", "word light", "Heavy", "It is light."),
+        ("capitals", "Italy", "It is not Paris but Rome.", "It is not Rome."),
+        ("capitals", "Italy", "Rome", "It isn't Rome."),
+        ("elements", "helium", "The symbol is He.", "he said so"),
+        ("classes", " Dog ", "Here it is:\nclass Dog:\n    def __init__(self):\n        pass", "class Dog:\n    pass"),
+        (
+            "functions of numbers",
+            " add(",
+            "```py\ndef add(a, b):\n    return a\n```",
+            "def add(a, b):\n    return None",
+        ),
+        ("functions of numbers", " add(", "Sure:\ndef add(a, b):\n    return a", "Sure:\ndef add(a):\n    return a"),
+        ("ends a yes or no", "", "Yes, Bo can.", "blue"),
+        ("ends a thank-you", "", "Thanks a lot!", "blue"),
+    ],
+)
+def test_usual_wordings_are_right_and_their_likes_wrong(category, part, right, wrong):
+    question = question_of(category, part)
+    assert fault(question, Answer(right, True)) == "" and fault(question, Answer(wrong, True))
+
+
+@pytest.mark.parametrize(
+    "category, right, wrong",
+    [
+        ("counting by small steps", "The next number is {}.", "{}.5"),
+        ("counting by small steps", "{} comes next.", "{},000"),
+        ("numbers that double", "{},70,80", "1{}"),
+        ("letters", 'It is "{}".', "{}{}"),
+        ("first word", 'The first word is "{}".', "The first word is {} red."),
+        ("count words", "There are {} words.", "3 or {}"),
+        ("addition", "It is {}.", "1, 2 or {}"),
+        ("addition", "{}", "7 8 9 {}"),
+        ("stories", "I have 2 and 3 there. In all: {}", "2 / 3 / {}"),
+        ("JSON objects", "```json\n{}\n```", "[{}]"),
+        ("lists", "{} ", "{}\n- more"),
+    ],
+)
+def test_a_sentence_around_a_right_answer_does_no_harm_and_a_guess_does(category, right, wrong):
+    question = question_of(category, "")
+    said = question.right.split(" = ")[-1].split("#### ")[-1]
+    assert fault(question, Answer(right.replace("{}", said), True)) == "", question
+    assert fault(question, Answer(wrong.replace("{}", said), True)), question
+
+
+def test_a_row_may_be_written_out_to_say_what_is_missing_in_it():
+    question = question_of("missing numbers", "")
+    row = question.prompt.partition(": ")[2].rstrip("?")
+    assert not fault(question, Answer(row.replace("_", question.right), True))
+    assert fault(question, Answer(row.replace("_", "1"), True))
+
+
+def test_saying_words_again_is_never_sorting_them():
+    category = next(each for each in CATEGORIES if each.name == "sort")
+    for question in category.questions(Choices(0)):
+        assert fault(question, Answer(question.prompt.partition("\n")[2], True))
+
+
+def test_a_program_that_says_one_thing_always_does_not_work():
+    for name in ("numbers that work", "texts and lists that work"):
+        category = next(each for each in all_categories(runs_here) if each.name == name)
+        for question in category.questions(Choices(0)):
+            assert fault(question, Answer(question.right, True)) == ""
+            head = question.right.partition("\n")[0]
+            for constant in ("14", "3", "True", "'a'", "[]", "0", "-1", "'HI'"):
+                assert fault(question, Answer(f"{head}\n    return {constant}", True)), question
+
+
+def runs_here(program):
+    """Programs that the test wrote; a sandbox for each would be slow."""
+    try:
+        exec(program, {})
+    except Exception as error:
+        return Verdict(False, str(error) or "failed")
+    return Verdict(True, "passed")
+
+
 def test_the_format_of_a_bracket_is_judged_apart_from_its_result():
     check = bracket((7, "+", 8))
     assert not check(Answer("<<7+8=99>>", True)) and not check(Answer("<<8 + 7=15>>", True))
@@ -137,7 +225,10 @@ def test_a_run_writes_results_that_compare_reads_and_code_is_not_run_unless_allo
 
 
 def test_what_does_not_go_together_is_one_sentence(capsys):
-    for words in (["--mode", "single"], ["--input", "x"], ["--new-tokens", "0"]):
+    for words in (
+        *(["--mode", "single"], ["--input", "x"], ["--new-tokens", "0"], ["--mode", "chat", "--plain"]),
+        *(["--mode", "chat", "--compare", "other"], ["--mode", "single", "--input", "x", "--out", "there"]),
+    ):
         assert main(["suite", "nowhere", *words]) == 2
         assert capsys.readouterr().err.count("\n") == 1
 
@@ -149,6 +240,15 @@ def test_single_mode_answers_its_input(checkpoint, capsys):
     assert capsys.readouterr().out.strip()
 
 
+def test_chat_mode_hands_on_what_was_asked_for(monkeypatch):
+    from yxanul.evaluation import chat
+
+    given = []
+    monkeypatch.setattr(chat, "main", lambda words: given.append(words) or 0)
+    assert main(["suite", "model", "--mode", "chat", "--calculator", "--new-tokens", "9"]) == 0
+    assert given == [["model", "--new-tokens", "9", "--calculator"]]
+
+
 def test_code_runs_only_through_what_the_sandbox_gives(monkeypatch):
     seen = []
     category = next(
@@ -158,7 +258,7 @@ def test_code_runs_only_through_what_the_sandbox_gives(monkeypatch):
     )
     question = category.questions(Choices(0))[0]
     assert isinstance(question, Question) and fault(question, Answer(question.right, True)) == ""
-    assert seen == [f'{question.right}\nassert length("abc") == 3']
+    assert seen == [f'{question.right}\nassert length("abc") == 3\nassert length("") == 0']
 
 
 def test_a_model_that_has_learnt_the_answers_is_right_and_ends(checkpoint, tmp_path, capsys, monkeypatch):
