@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from small_runs.chat import LENGTH, recipe
+from small_runs.fixture import Run
 
 from yxanul.__main__ import main
 from yxanul.evaluation.answers import Answer
@@ -107,6 +109,44 @@ def test_messages_that_are_none_leave_the_prompt_and_the_input_is_not_overwritte
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     assert main(["generate", model, "--input", str(tmp_path / "latin.txt"), "--out", str(out)]) == 2
     assert "not text in UTF-8" in capsys.readouterr().err
+
+
+def test_a_model_learns_from_the_conversations_of_a_teacher_of_another_kind(checkpoint, chat, jsonl, tmp_path):
+    """Sequence-level distillation: a Llama with its own tokenizer and template answers, `sft` trains ours on it."""
+    import torch
+
+    from yxanul.data.prepare import prepare
+    from yxanul.evaluation.text_model import load
+
+    teacher, questions = load(str(checkpoint("llama"))), [f"Say {n}." for n in range(40)]
+    tokenizer, said = teacher.tokenizer, "so be it"
+    talks = [[{"role": "user", "content": each}, {"role": "assistant", "content": said}] for each in questions]
+    texts = [tokenizer.apply_chat_template(talk, tokenize=False) for talk in talks]
+    batch = tokenizer(texts, return_tensors="pt", padding=True)["input_ids"]
+    labels = batch.masked_fill(batch == tokenizer.pad_token_id, -100)
+    optimizer = torch.optim.AdamW(teacher.model.parameters(), lr=0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        teacher.model(batch, labels=labels).loss.backward()
+        optimizer.step()
+    teacher.model.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+
+    data = tmp_path / "teacher.jsonl"
+    given = ["--input", jsonl([{"prompt": each} for each in questions]), "--out", str(data), "--dataset"]
+    assert main(["generate", str(tmp_path / "teacher"), *given, "--new-tokens", "16"]) == 0
+    assert [row["messages"] for row in lines_of(data)] == talks
+    prepare([str(data)], str(chat / "chat"), tmp_path / "taught", held_out=0.2, pack=LENGTH, conversations="answers")
+    stage = {"name": "chat", "sources": [{"bin": str(tmp_path / "taught/train")}], "steps": 20}
+    stage["phases"] = [{"length": LENGTH, "rows": 4}]
+    run = Run(recipe(chat, stages=[stage], validation={"talk": str(tmp_path / "taught/held_out")}), tmp_path / "run")
+    assert run() == 0, run.said()
+    student = load(str(tmp_path / "run/final"))
+    assert type(student.model).__name__ == "YxanulForCausalLM"
+    out = tmp_path / "student.jsonl"
+    given = ["--input", jsonl([{"prompt": "Say 7."}]), "--out", str(out), "--new-tokens", "16"]
+    assert main(["generate", str(tmp_path / "run/final"), *given]) == 0
+    assert lines_of(out)[0]["answer"] == said and lines_of(out)[0]["ended"]
 
 
 def test_files_of_no_known_form_are_refused(tmp_path, capsys):
