@@ -74,5 +74,5 @@ CATEGORIES = [
     *(Category(name, ARITHMETIC, _asked(*sign)) for name, sign in SIGNS.items()),
     Category("large additions", ARITHMETIC, _asked("+", 900)),
     Category("two steps", ARITHMETIC, drawn(_two_steps)),
-    Category("stories", ARITHMETIC, drawn(_story)),
+    Category("stories", ARITHMETIC, drawn(_story), tokens=32),  # in GSM8K's form more than 16
 ]
