@@ -23,7 +23,10 @@ NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 BRACKET = re.compile(r"<<([^<>=]*)=([^<>=]*)>>")
 GUESS = re.compile(r"(\d+)\.?\s*(?:,|/|\bor\b|\band\b|\s)\s*(?:or\s+)?$")  # another number right before the last
 DENIED = re.compile(r"(?: not|n t) (?:an? |the )?\S+")
-LEAD = re.compile(r"(?:(?:it|that|the|there|answer|next|so)\b[^:\n]{0,40}?(?:\b(?:is|are)\b:?|:)|next:)\s+", re.I)
+LEAD = re.compile(
+    r"(?:(?:it|that|the|there|answer|next|so)\b[^:\n]{0,40}?(?:\b(?:is|are)\b:?|:)|next:|each [^:\n]{0,60}, so)\s+",
+    re.I,
+)
 
 Checker = Callable[[Answer], str]
 

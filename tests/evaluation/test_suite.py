@@ -106,6 +106,7 @@ def test_usual_wordings_are_right_and_their_likes_wrong(category, part, right, w
     [
         ("counting by small steps", "The next number is {}.", "{}.5"),
         ("counting by small steps", "{} comes next.", "{},000"),
+        ("counting by small steps", "Each number is 7 more than the last, so {}.", "Each number is {} more, so 7."),
         ("numbers that double", "{},70,80", "1{}"),
         ("letters", 'It is "{}".', "{}{}"),
         ("first word", 'The first word is "{}".', "The first word is {} red."),
