@@ -36,11 +36,12 @@ def main(arguments: list[str]) -> int:
     if options.harness:
         if options.data or options.allow_code_execution:
             raise BadInput("--harness takes neither --data nor --allow-code-execution: its tasks are lm-eval's own.")
-        from yxanul.evaluation.harness import YxanulLM, run_harness
+        from yxanul.evaluation.harness import YxanulLM, find_harness_tasks, run_harness
 
+        manager, names = find_harness_tasks(names)
         lm = YxanulLM(options.model, batch_size=options.batch_size, **model)
         results = begun(out, lm.subject, arguments)
-        names = run_harness(lm, names, out, results, shots=options.shots, limit=options.limit)
+        names = run_harness(lm, manager, names, out, results, shots=options.shots, limit=options.limit)
     else:
         from yxanul.evaluation.task import all_tasks, find_tasks, read_data
 

@@ -3,21 +3,29 @@
     writer = Writer(subject, [Prompt("Question: 1+1?\nAnswer:", ("\n", "."), 256)])
     for batch in writer.batches: writer.run(batch)      # (number of the prompt, text)
 
-A prompt loses its beginning until `tokens` more fit into the model. A row that is done costs nothing but padding, and
-the longest prompts come first. Not here: sampling, chat.
+A prompt loses its beginning until `tokens` more fit into the model; the longest prompts come first. A row that is done
+leaves, and a prompt that waits takes its place, where the model's cache is one of keys and values alone; else a batch
+goes on until its last row is done. Not used: generate_batch of `transformers`, which knows no stop strings.
+Not here: sampling, chat.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
 from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.cache_utils import DynamicLayer
 
 from yxanul.bad_input import BadInput
 from yxanul.evaluation.text_model import TextModel, evaluating
 
 ROWS = {"cpu": 16}
 ROWS_ELSEWHERE = 128
+WAITING = 2  # times as many prompts are a batch, in which a row that is done is followed by another
+DONE = 0.25  # of the rows, and they are
 
 
 class Prompt(NamedTuple):
@@ -31,8 +39,9 @@ class Writer:
 
     def __init__(self, subject: TextModel, prompts: Sequence[Prompt], *, rows: int | None = None) -> None:
         self.subject, self.prompts = subject, prompts
-        self._ids = [subject.encode(prompt.text) for prompt in prompts]
+        self._ids = [subject.encode(prompt.text) or [subject.prefix_id] for prompt in prompts]
         self.cut: set[int] = set()
+        self._merges = True  # caches, until one of another kind is met
         for number, prompt in enumerate(prompts):
             room = subject.longest - prompt.tokens
             if room < 1:
@@ -44,8 +53,9 @@ class Writer:
         alike: dict[tuple, list[int]] = {}
         for number in order:
             alike.setdefault(prompts[number][1:], []).append(number)
-        rows = rows or ROWS.get(subject.device.type, ROWS_ELSEWHERE)
-        self.batches = [own[start : start + rows] for own in alike.values() for start in range(0, len(own), rows)]
+        self._rows = rows or ROWS.get(subject.device.type, ROWS_ELSEWHERE)
+        size = WAITING * self._rows
+        self.batches = [own[start : start + size] for own in alike.values() for start in range(0, len(own), size)]
 
     def run(self, numbers: list[int]) -> list[tuple[int, str]]:
         """Halves a batch that does not fit into memory."""
@@ -60,25 +70,57 @@ class Writer:
         return [found for half in (numbers[:middle], numbers[middle:]) for found in self.run(half)]
 
     def _run(self, numbers: list[int]) -> list[tuple[int, str]]:
-        subject, prompt = self.subject, self.prompts[numbers[0]]
+        prompt, waiting, found = self.prompts[numbers[0]], list(numbers), []
+        going: _Rows | None = None
+        while waiting or going:
+            room = self._rows - (len(going.numbers) if going else 0)
+            if waiting and room:
+                new, waiting = self._padded(waiting[:room]), waiting[room:]
+                self._advance(new, prompt, first=self._merges)
+                if going:
+                    going.join(new)
+                else:
+                    going = new
+            elif going:
+                self._advance(going, prompt)
+            assert going is not None
+            found += [(number, self._text(ids, prompt)) for number, ids in going.take()]
+            going = going if going.numbers else None
+        return found
+
+    def _padded(self, numbers: list[int]) -> "_Rows":
         width = max(len(self._ids[number]) for number in numbers)
-        ids = torch.full((len(numbers), width), subject.end_id)
+        ids = torch.full((len(numbers), width), self.subject.end_id)
         mask = torch.zeros_like(ids)
         for row, number in enumerate(numbers):
             ids[row, width - len(self._ids[number]) :] = torch.tensor(self._ids[number])
             mask[row, width - len(self._ids[number]) :] = 1
-        made: Any = subject.model.generate(
-            input_ids=ids.to(subject.device),
-            attention_mask=mask.to(subject.device),
-            max_length=width + prompt.tokens,
+        ids, mask = ids.to(self.subject.device), mask.to(self.subject.device)
+        begins = torch.full_like(ids[:, 0], width)
+        return _Rows(numbers, ids, mask, begins, torch.zeros_like(begins, dtype=torch.bool))
+
+    def _advance(self, rows: "_Rows", prompt: Prompt, first: bool = False) -> None:
+        """Until some rows are done; `first`: by one token, which tells what the cache is."""
+        width, keeps = rows.ids.shape[1], first or rows.cache is not None
+        rest = prompt.tokens - (width - int(rows.begins.max()))
+        watch = _Watch(self.subject, prompt, rows.begins, DONE if keeps else 1.0)
+        made: Any = self.subject.model.generate(
+            input_ids=rows.ids,
+            attention_mask=rows.mask,
+            max_length=width + (1 if first else rest),
             do_sample=False,
             use_cache=True,
-            pad_token_id=subject.end_id,
-            stopping_criteria=StoppingCriteriaList([_AtStops(subject, prompt.stops, width)]),
+            pad_token_id=self.subject.end_id,
+            stopping_criteria=StoppingCriteriaList([watch]),
+            return_dict_in_generate=True,
+            **({"past_key_values": rows.cache} if rows.cache is not None else {}),
         )
-        return [
-            (number, self._text(row, prompt)) for number, row in zip(numbers, made[:, width:].tolist(), strict=True)
-        ]
+        layers = getattr(made.past_key_values, "layers", ())
+        if first and not (layers and all(type(layer) is DynamicLayer and layer.is_initialized for layer in layers)):
+            self._merges = False
+            return self._advance(rows, prompt)
+        rows.mask = torch.cat([rows.mask, rows.mask.new_ones(len(rows.ids), made.sequences.shape[1] - width)], 1)
+        rows.ids, rows.done, rows.cache = made.sequences, watch.done, made.past_key_values if keeps else None
 
     def _text(self, ids: list[int], prompt: Prompt) -> str:
         end = self.subject.end_id
@@ -88,15 +130,64 @@ class Writer:
         return text
 
 
-class _AtStops(StoppingCriteria):
-    """Which rows are done; the others go on. A stop is looked for in the last tokens that can hold it."""
+@dataclass
+class _Rows:
+    """What is being written, padded on the left."""
 
-    def __init__(self, subject: TextModel, stops: tuple[str, ...], begin: int) -> None:
-        self._subject, self._stops, self._begin = subject, stops, begin
-        self._tail = 1 + max((len(stop.encode()) for stop in stops), default=0)
+    numbers: list[int]
+    ids: Tensor
+    mask: Tensor
+    begins: Tensor  # columns
+    done: Tensor
+    cache: Any = None  # of all columns but the last
 
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> torch.Tensor:
-        tail = input_ids[:, max(self._begin, input_ids.shape[1] - self._tail) :]
-        texts = self._subject.tokenizer.batch_decode(tail)
-        done = [any(stop in text for stop in self._stops) for text in texts]
-        return torch.tensor(done, device=input_ids.device) | (input_ids[:, -1] == self._subject.end_id)
+    def pad(self, columns: int) -> None:
+        """To the left of all, or off there, if negative."""
+        self.ids, self.mask = (pad(values, (columns, 0)) for values in (self.ids, self.mask))
+        self.begins = self.begins + columns
+        for layer in self.cache.layers:
+            layer.keys, layer.values = (pad(values, (0, 0, columns, 0)) for values in (layer.keys, layer.values))
+
+    def join(self, other: "_Rows") -> None:
+        width = max(self.ids.shape[1], other.ids.shape[1])
+        for rows in (self, other):
+            rows.pad(width - rows.ids.shape[1])
+        self.numbers = self.numbers + other.numbers
+        for name in ("ids", "mask", "begins", "done"):
+            setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)]))
+        for mine, new in zip(self.cache.layers, other.cache.layers, strict=True):
+            mine.keys, mine.values = torch.cat([mine.keys, new.keys]), torch.cat([mine.values, new.values])
+
+    def take(self) -> list[tuple[int, list[int]]]:
+        """The rows that are done, which are no more here."""
+        gone, left = self.done.nonzero()[:, 0].tolist(), (~self.done).nonzero()[:, 0]
+        taken = [(self.numbers[row], self.ids[row, int(self.begins[row]) :].tolist()) for row in gone]
+        self.numbers = [self.numbers[row] for row in left.tolist()]
+        if self.numbers and gone:
+            for name in ("ids", "mask", "begins", "done"):
+                setattr(self, name, getattr(self, name)[left])
+            self.cache.batch_select_indices(left)
+            self.pad(-int(self.mask.argmax(1).min()))
+        return taken
+
+
+class _Watch(StoppingCriteria):
+    """Which rows are done; the others go on, until a share of all is. A stop is looked for in the last tokens that can
+    hold it."""
+
+    def __init__(self, subject: TextModel, prompt: Prompt, begins: Tensor, share: float) -> None:
+        self._tokenizer, self._prompt, self._begins, self._share = subject.tokenizer, prompt, begins, share
+        self._tail = 1 + max((len(stop.encode()) for stop in prompt.stops), default=0)
+        ends = subject.model.generation_config.eos_token_id
+        ends = [subject.end_id, *([ends] if isinstance(ends, int) else ends or [])]
+        self._ends = torch.tensor(ends, device=begins.device)
+        self.done = torch.zeros_like(begins, dtype=torch.bool)
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Tensor:
+        written = input_ids.shape[1] - self._begins
+        tails = zip(input_ids[:, -self._tail :].tolist(), written.tolist(), strict=True)
+        texts = self._tokenizer.batch_decode([ids[-min(count, self._tail) :] for ids, count in tails])
+        stopped = [any(stop in text for stop in self._prompt.stops) for text in texts]
+        self.done |= torch.tensor(stopped, device=input_ids.device) | torch.isin(input_ids[:, -1], self._ends)
+        self.done |= written >= self._prompt.tokens
+        return self.done | (self.done.float().mean() >= self._share)

@@ -10,10 +10,11 @@ are those of one process. Not here: sampling; tasks that run code, for lm-eval h
 
 import json
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
 from yxanul.bad_input import BadInput, unknown_name
 from yxanul.data.progress import say
@@ -48,6 +49,7 @@ class YxanulLM(LM):
         if isinstance(pretrained, str):
             pretrained = load(pretrained, revision=revision, trust_remote_code=trust_remote_code)
         self.subject, self.tokenizer = pretrained, pretrained.tokenizer
+        self.is_main = self._state.is_main_process
         self._rows = None if batch_size in (None, "auto") else int(batch_size)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -78,36 +80,72 @@ class YxanulLM(LM):
         return {"model_revision": self.subject.revision, "boundary": self.subject.boundary}
 
 
-def run_harness(
-    lm: YxanulLM, names: list[str], out: Path, results: dict[str, Any], *, shots: int | None, limit: int | None
-) -> list[str]:
-    """Adds to `results`, and writes it, on process 0; what was added."""
+def find_harness_tasks(words: list[str]) -> tuple[Any, list[str]]:
+    """Tasks, groups and tags by their names or patterns, as `lm_eval --tasks` takes them; with what knows them."""
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager()
-    for name in names:
-        if name not in manager.all_tasks:
-            raise unknown_name("task of lm-eval", name, manager.all_tasks)
-    try:
-        found = lm_eval.simple_evaluate(lm, tasks=names, task_manager=manager, num_fewshot=shots, limit=limit)
-    except OSError as error:  # a data set that is not there, or no network
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise BadInput(f"lm-eval cannot read the data of {', '.join(names)}: {reason}.") from None
-    except ValueError as error:
-        if "unsafe" in str(error):
-            raise BadInput(
-                f"{', '.join(names)}: lm-eval runs code without a sandbox, so it is not run here."
-            ) from None
-        raise BadInput(f"{', '.join(names)}: lm-eval refuses: {' '.join(str(error).split()).rstrip('.')}.") from None
+    manager, names = TaskManager(), []
+    for word in words:
+        found = manager.match_tasks([word])
+        if not found:
+            raise unknown_name("task of lm-eval", word, manager.all_tasks)
+        names += found
+    return manager, list(dict.fromkeys(names))
+
+
+def run_harness(
+    lm: YxanulLM,
+    manager: Any,
+    names: list[str],
+    out: Path,
+    results: dict[str, Any],
+    *,
+    shots: int | None,
+    limit: int | None,
+) -> list[str]:
+    """One task or group after the other: adds to `results`, and writes it, on process 0; what was added."""
     out.mkdir(parents=True, exist_ok=True)
-    for name, figures in found["results"].items() if found else ():
+    added: dict[str, list[str]] = {}
+    for name in names:
+        asked = {"asked": name, "limit": limit, "num_fewshot": shots, "lm_eval": version("lm_eval")}
+        tasks = broadcast_object_list([results["tasks"]])[0]
+        done = [task for task in tasks if asked.items() <= tasks[task].items() and tasks[task]["status"] == "done"]
+        if not done:
+            how: dict[str, Any] = {"task_manager": manager, "num_fewshot": shots, "limit": limit}
+            try:
+                found = lm_eval.simple_evaluate(lm, tasks=[name], **how)
+                entries = _entries(found, lm, out) if found else {}  # on process 0
+            except Exception as error:  # a task may be anybody's code, and the others need not suffer
+                entries = {name: {"task": name, "status": "not run", "reason": _reason(error)}}
+            results["tasks"] |= {task: entry | asked for task, entry in entries.items()}
+            if lm.is_main:
+                write_json(out / "results.json", results)
+        added[name] = done or list(entries)
+    return list(dict.fromkeys(task for tasks in added.values() for task in tasks))
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, BadInput):
+        return text
+    if isinstance(error, OSError):  # a data set that is not there, or no network
+        return f"lm-eval cannot read its data: {text}"
+    if "unsafe" in text:
+        return "lm-eval runs its code without a sandbox, so it is not run here"
+    return f"lm-eval refuses: {type(error).__name__}: {text}"
+
+
+def _entries(found: dict[str, Any], lm: YxanulLM, out: Path) -> dict[str, dict[str, Any]]:
+    """For results.json; writes the samples."""
+    entries = {}
+    for name, figures in found["results"].items():
         samples = _samples(found["samples"].get(name, []))
         lines = [json.dumps(sample, ensure_ascii=False, default=str) + "\n" for sample in samples]
         write_whole(out / f"samples-{name}.jsonl", lines)
         keys = [key for key in figures if "," in key and "_stderr," not in key]
         errors = {key: figures.get(key.replace(",", "_stderr,")) for key in keys}
         better = found["higher_is_better"].get(name, {})
-        results["tasks"][name] = {
+        entries[name] = {
             **{"task": name, "version": found["versions"].get(name), "status": "done", "main": keys},
             **{"shots": found["n-shot"].get(name), "n": len(samples), "boundary": lm.subject.boundary},
             "metrics": {
@@ -119,8 +157,7 @@ def run_harness(
                 for key, error in errors.items()
             },
         }
-        write_json(out / "results.json", results)
-    return list(found["results"]) if found else []
+    return entries
 
 
 def _samples(found: list[dict[str, Any]]) -> list[dict[str, Any]]:

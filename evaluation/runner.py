@@ -18,7 +18,7 @@ from yxanul.data.whole_files import write_json, write_whole
 from yxanul.evaluation.generation import Prompt, Writer
 from yxanul.evaluation.metrics import load_metric
 from yxanul.evaluation.sandbox import SandboxUnavailable
-from yxanul.evaluation.scoring import Score, Scorer
+from yxanul.evaluation.scoring import NOTHING, Score, Scorer
 from yxanul.evaluation.task import SHOTS_SEED, Choices, Request, Task, TaskData
 from yxanul.evaluation.text_model import TextModel, processes
 
@@ -143,7 +143,7 @@ def _answers(requests: list[Request], items: list[list[int]], batches: dict[int,
             values[item] = values[item] + value if item in values else value
     answers: list[Any] = []
     for request, own in zip(requests, items, strict=True):
-        found = [values[item] if isinstance(request, Prompt) else values[item].nats for item in own]
+        found = [values[item] if isinstance(request, Prompt) else values.get(item, NOTHING).nats for item in own]
         answers.append(found if isinstance(request, Choices) else found[0])
     return answers
 

@@ -7,7 +7,7 @@ A row holds a context and all of its continuations, told apart by a tree mask an
 begin with in common goes through the model once, into a cache; the head computes scored positions only. What a model
 cannot take so (seen on a probe, or by its kind of attention) is scored with one continuation in each row. Batches
 depend on nothing but the pairs, not on the number of processes. Too long an input loses its beginning, as in lm-eval;
-a continuation that alone is too long is scored in windows. Not here: whole benchmarks (runner.py).
+a continuation that alone is too long is scored in windows; one of no tokens is certain. Not here: whole benchmarks (runner.py).
 """
 
 import copy
@@ -43,6 +43,9 @@ class Score(NamedTuple):
 
     def __add__(self, other: "Score") -> "Score":  # type: ignore[override]
         return Score(self.nats + other.nats, self.is_greedy and other.is_greedy)
+
+
+NOTHING = Score(0.0, True)  # of no tokens
 
 
 @dataclass
@@ -90,7 +93,7 @@ class Scorer:
         rows: list[Row] = []
         latest: dict[Ids, Row] = {}
         for index, (context, continuation) in enumerate(pairs):
-            assert context and continuation, f"pair {index} has nothing to score, or nothing to score it behind"
+            assert context, f"pair {index} has nothing to score it behind"
             longest = self.subject.longest
             if len(continuation) <= longest < len(context) + len(continuation) - 1:
                 self.cut.add(index)
@@ -153,7 +156,7 @@ def log_likelihoods(subject: TextModel, pairs: Sequence[Pair], **how: Any) -> li
 
 
 def total(count: int, found: Any) -> list[Score]:
-    scores = [Score(0.0, True)] * count
+    scores = [NOTHING] * count
     for pair, score in found:
         scores[pair] = scores[pair] + score
     return scores
@@ -183,6 +186,8 @@ def _score(subject: TextModel, batch: Batch, cache: Any = None) -> list[tuple[in
 
 def _windows(context: Ids, continuation: Ids, longest: int) -> Iterator[tuple[Ids, Ids]]:
     """The pair, its context cut from the left to what fits; or disjoint windows, each as long as the model takes."""
+    if not continuation:
+        return
     if len(continuation) <= longest:
         yield context[-(longest + 1 - len(continuation)) :], continuation
         return

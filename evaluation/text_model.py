@@ -68,11 +68,12 @@ class TextModel:
         continuation = context[len(bare) :] + continuation
         if not bare:
             ids = self.encode_bare(continuation)
-            return ([self.prefix_id], ids) if ids[0] != self.prefix_id else (ids[:1], ids[1:])
+            return (ids[:1], ids[1:]) if ids[:1] == [self.prefix_id] else ([self.prefix_id], ids)
         before = self.encode(bare)
         if self.boundary == "apart":
             return before, self.encode_bare(continuation)
-        return before, self.encode(bare + continuation)[len(before) :]
+        after = self.encode(bare + continuation)[len(before) :]  # none, if one token ends the context and holds it
+        return before, after or self.encode_bare(continuation)
 
     def text(self, text: str) -> tuple[list[int], list[int]]:
         """A whole text as a continuation of nothing."""

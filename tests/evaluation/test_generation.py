@@ -43,6 +43,41 @@ def test_left_padded_batches_equal_one_after_the_other(subject, stops):
         assert written(subject, prompts, rows=rows) == wanted
 
 
+def test_rows_that_are_done_leave_and_others_take_their_places(subject, monkeypatch):
+    """Every row has a token in hand when it comes; from then on none goes through the model for nothing but a quarter."""
+    prompts = [Prompt(text, ("\n", "."), 60) for text in TEXTS * 4]
+    tokens, forward = [], subject.model.model.forward
+    wanted = written(subject, prompts, rows=1)
+
+    def counted(input_ids, *given, **more):
+        tokens.append(tuple(input_ids.shape))
+        return forward(input_ids, *given, **more)
+
+    monkeypatch.setattr(subject.model.model, "forward", counted)
+    assert written(subject, prompts, rows=4) == wanted
+    steps = sum(rows for rows, columns in tokens if columns == 1)
+    needed = [len(subject.tokenizer.encode(text)) for text in wanted]
+    assert len(set(needed)) > 2 and steps < 1.4 * sum(needed)
+    assert max(rows for rows, _ in tokens) == 4
+
+
+def test_an_empty_prompt_is_the_beginning_of_a_text(subject):
+    assert written(subject, [Prompt("", (), 4)]) == [alone(subject, Prompt("<|endoftext|>", (), 4))]
+
+
+def test_a_model_with_another_kind_of_cache_goes_on_to_the_last_row(checkpoint):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint("learnt", "bpe", 512))
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "initializer_range": 0.2}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.eos_token_id}
+    model = MambaForCausalLM(MambaConfig(vocab_size=len(tokenizer), **shape, **ends)).eval()
+    mamba = TextModel(model, tokenizer, torch.device("cpu"))
+    prompts = [Prompt("the man is", ("n",), 12), Prompt("the cat is", ("n",), 12), Prompt("the man of", ("n",), 12)]
+    assert written(mamba, prompts, rows=2) == [alone(mamba, prompt) for prompt in prompts]
+
+
 def test_a_batch_ends_when_its_last_row_does(subject, monkeypatch):
     steps = []
     forward = subject.model.model.forward

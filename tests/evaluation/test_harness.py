@@ -43,6 +43,58 @@ def offline(monkeypatch, public_rows):
     return manager
 
 
+def test_a_task_that_fails_leaves_the_others_and_what_is_done_is_not_done_again(
+    checkpoint, offline, tmp_path, capsys, monkeypatch
+):
+    from yxanul.__main__ import main
+    from yxanul.evaluation.scoring import Scorer
+
+    words = ["evaluate", str(checkpoint()), "--harness", "--tasks", "gsm8k,arc_*,piqa", "--out", str(tmp_path)]
+    assert main(words) == 0
+    tasks = json.loads((tmp_path / "results.json").read_text())["tasks"]
+    assert {name: task["status"] for name, task in tasks.items()} == {
+        **{"gsm8k": "not run", "arc_challenge": "done"},
+        **{"arc_challenge_chat": "not run", "arc_easy": "done", "piqa": "done"},
+    }
+    assert "gsm8k was not run: the model takes 96 tokens, and 256 are to be generated." in capsys.readouterr().err
+    monkeypatch.setattr(Scorer, "run", lambda *_: 1 / 0)
+    assert main(words) == 0
+    again = json.loads((tmp_path / "results.json").read_text())["tasks"]
+    assert again == tasks and "arc_easy" in capsys.readouterr().out
+    assert main([*words, "--limit", "1"]) == 2 and "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_unknown_tasks_are_refused_before_the_model_is_loaded(offline, tmp_path, capsys):
+    from yxanul.__main__ import main
+
+    assert main(["evaluate", "no/model", "--harness", "--tasks", "arc_easi", "--out", str(tmp_path / "out")]) == 2
+    assert "unknown task of lm-eval 'arc_easi': did you mean arc_easy?" in capsys.readouterr().err
+
+
+def test_a_groups_own_name_runs_its_tasks(checkpoint, offline, tmp_path):
+    from yxanul.__main__ import main
+
+    assert main(["evaluate", str(checkpoint()), "--harness", "--tasks", "ai2_arc", "--out", str(tmp_path)]) == 0
+    assert set(json.loads((tmp_path / "results.json").read_text())["tasks"]) == {"arc_easy", "arc_challenge"}
+
+
+def test_empty_texts_are_asked_behind_the_beginning_of_a_text(checkpoint):
+    """lm-eval's own model stops with an error at all but the last of these."""
+    from lm_eval.api.instance import Instance
+
+    from yxanul.evaluation.harness import YxanulLM
+
+    lm = YxanulLM(str(checkpoint("learnt", "bpe", 512)))
+
+    def asked(kind, *arguments):
+        return getattr(lm, kind)([Instance(kind, {}, arguments, 0)])
+
+    assert asked("loglikelihood", "", "") == asked("loglikelihood", "the cat", "") == [(0.0, True)]
+    assert asked("loglikelihood", " ", "cat") == asked("loglikelihood", "", " cat")
+    assert asked("loglikelihood_rolling", "") == [0.0]
+    assert asked("generate_until", "", {"until": [], "max_gen_toks": 4})
+
+
 @pytest.mark.parametrize("kind", ["learnt", "llama"])
 def test_tasks_of_lm_eval_score_as_with_its_own_model(kind, checkpoint, offline, tmp_path):
     import lm_eval

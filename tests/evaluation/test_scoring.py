@@ -131,6 +131,11 @@ def test_all_ways_equal_one_pair_after_the_other(name, model_of, monkeypatch):
     assert [score.nats for score in found] == pytest.approx([nats for nats, _ in wanted], abs=2e-4)
 
 
+def test_a_continuation_of_no_tokens_is_certain(model_of):
+    nothing, something = log_likelihoods(subject_of(model_of("llama")), [([1, 5], []), ([1, 5], [7])])
+    assert nothing == (0.0, True) and something.nats < 0
+
+
 def test_greedy_is_what_greedy_would_say(model_of):
     """Random continuations never are."""
     model = model_of("llama")
