@@ -22,6 +22,7 @@ from yxanul.data.progress import answer, say
 
 RESAMPLINGS = 4_000
 NORMAL = 1.959964  # 95 % of a normal distribution lie within
+FEW = 30  # samples, of which intervals are rough
 MOST_SAMPLES = 100  # listed for each task
 
 
@@ -56,8 +57,8 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """With right or wrong it is McNemar's, which is exact; else the interval's."""
-        if (self.p is None and self.low <= 0 <= self.high) or (self.p is not None and self.p > 0.05):
+        """The interval's; with right or wrong McNemar's exact test must agree."""
+        if self.low <= 0 <= self.high or (self.p is not None and self.p > 0.05):
             return "not shown"
         return "better" if (self.value > 0) == self.higher_is_better else "worse"
 
@@ -188,6 +189,8 @@ def _pair(task: str, first: Result, other: Result) -> Pair:
             notes.append(
                 f"{metric}: the mean over samples; the result's own figure, {facts['value']:.4f}, is weighted"
             )
+    if len(common) < FEW:
+        notes.append(f"only {len(common)} samples: the intervals of so few are rough")
     return Pair(task, other, differences, notes, _changed(common, one, two, differences))
 
 

@@ -115,7 +115,13 @@ def _chart(metric: str, lines: list[tuple[Pair, Difference]]) -> str:
         drawn.append(f'<circle cx={x(each.value)} cy={y} r=5 fill="{color}" />')
     side = "right" if lines[0][1].higher_is_better else "left"
     title = f"{escape(metric)} <span class=soft>better to the {side}</span>"
-    return f'<div><h3>{title}</h3><svg viewBox="0 0 {width} {height}" role=img>{"".join(drawn)}</svg></div>'
+    told = "; ".join(
+        f"{pair.task}, {pair.other.label}: {signed(each.value)}, 95 % from {signed(each.low)} to {signed(each.high)}, "
+        f"{each.verdict}"
+        for pair, each in lines
+    )
+    about = f"<title>Differences of {escape(metric)}</title><desc>{escape(told)}</desc>"
+    return f'<div><h3>{title}</h3><svg viewBox="0 0 {width} {height}" role=img>{about}{"".join(drawn)}</svg></div>'
 
 
 def _samples(pair: Pair, first: Result) -> str:
@@ -125,20 +131,25 @@ def _samples(pair: Pair, first: Result) -> str:
     blocks = [f"{title}<p class=soft>{len(pair.changed):,} samples changed{more}.</p>"]
     for name, one, two in shown:
         changes = [
-            f"{escape(metric)} {one['metrics'][metric]:.4g} \N{RIGHTWARDS ARROW} {value:.4g}"
+            f"{escape(metric.replace('_', ' '))} {one['metrics'][metric]:.4g} \N{RIGHTWARDS ARROW} {value:.4g}"
             for metric, value in two["metrics"].items()
             if metric in one["metrics"] and one["metrics"][metric] != value
         ]
+        expected = "bytes of the text" if "bits_per_byte" in one["metrics"] else "expected"
         sides = "".join(
-            f"<div><b>{escape(label)}</b>{_text(sample.get('output'))}</div>"
+            f"<div><b>{escape(label)}</b>{_unit(sample.get('output'))}{_text(sample.get('output'))}</div>"
             for label, sample in ((first.label, one), (pair.other.label, two))
         )
         blocks.append(
             f"<details><summary>{escape(name)} <span class=soft>{', '.join(changes)}</span></summary>"
-            f"<b>prompt</b>{_text(one.get('prompt'))}<b>expected</b>{_text(one.get('expected'))}"
+            f"<b>prompt</b>{_text(one.get('prompt'))}<b>{expected}</b>{_text(one.get('expected'))}"
             f"<div class=two>{sides}</div></details>"
         )
     return "".join(blocks)
+
+
+def _unit(output: Any) -> str:
+    return "" if isinstance(output, str) else " <span class=soft>log-likelihood, nats</span>"
 
 
 def _text(value: Any) -> str:

@@ -15,16 +15,23 @@ import argparse
 import fnmatch
 import importlib
 import json
+import os
 import shlex
+import socket
+import threading
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from yxanul.bad_input import BadInput
 from yxanul.data.progress import say
 
 IMAGE = "python:3.12-slim"  # of --sandbox container
+REACHING = 5.0  # seconds, within which the Hub answers or is not there
 PROTOCOL = "lm-eval 0.4.13"
 
 
@@ -33,14 +40,17 @@ def main(arguments: list[str]) -> int:
     out = options.out or Path("results", options.model.strip("./").replace("/", "-"))
     names = options.tasks.split(",")
     model = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+    if not (Path(options.model).is_dir() and all(name.startswith("builtin_") for name in names)):
+        _offline_where_no_hub_is()
     if options.harness:
         if options.data or options.allow_code_execution:
             raise BadInput("--harness takes neither --data nor --allow-code-execution: its tasks are lm-eval's own.")
         from yxanul.evaluation.harness import YxanulLM, find_harness_tasks, run_harness
 
         manager, names = find_harness_tasks(names)
+        before = _before(out, options)
         lm = YxanulLM(options.model, batch_size=options.batch_size, **model)
-        results = begun(out, lm.subject, arguments)
+        results = begun(lm.subject, arguments, before)
         names = run_harness(lm, manager, names, out, results, shots=options.shots, limit=options.limit)
     else:
         from yxanul.evaluation.task import all_tasks, find_tasks, read_data
@@ -61,8 +71,9 @@ def main(arguments: list[str]) -> int:
         for task in tasks:
             load_metric(task.metric)  # whether `evaluate` is there
             ready.append((task, read_data(task, files, options.shots, options.limit)))
+        before = _before(out, options)
         subject = load(options.model, **model)
-        results = begun(out, subject, arguments)
+        results = begun(subject, arguments, before)
         run_tasks(subject, ready, out, results, rows=options.batch_size, **sandbox)
 
     from yxanul.evaluation.text_model import processes
@@ -141,27 +152,58 @@ def _sandbox(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
     try:
         say(f"Generated programs run in the sandbox: {sandbox.level(**place)}.")
     except sandbox.SandboxUnavailable as error:
+        if place:
+            raise BadInput(str(error)) from None
         return {"refused": str(error)}
     return {"run_program": partial(sandbox.run_program, timeout=3.0, **place)}  # seconds, as code_eval's
 
 
-def begun(out: Path, subject: Any, arguments: list[str]) -> dict[str, Any]:
-    """What results.json holds before the first task is done; those of an earlier command with the same model stay."""
+def _offline_where_no_hub_is() -> None:
+    """Told so, its libraries do not try again and again; they read this when they are imported."""
+    if "HF_HUB_OFFLINE" in os.environ or getproxies():
+        return
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    place, reached = urlsplit(endpoint), threading.Event()
+
+    def reach() -> None:
+        with suppress(OSError), socket.create_connection((place.hostname, place.port or 443), REACHING):
+            reached.set()
+
+    thread = threading.Thread(target=reach, daemon=True)  # a resolver may take longer
+    thread.start()
+    thread.join(REACHING)
+    if not reached.is_set():
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        say(f"{endpoint} cannot be reached, so models and data sets must be on this machine.")
+
+
+def _before(out: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The results that the folder holds, which must be of the same model: told before it is loaded."""
+    file = out / "results.json"
+    if not file.exists():
+        return {}
+    from yxanul.evaluation.text_model import revision_of
+
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        revision, tasks = before["revision"], before["tasks"]
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(f"{file} is no result of this command: give another --out, or remove it.") from None
+    with suppress(OSError):  # load() tells why
+        found = revision_of(options.model, options.revision)
+        if revision != found:
+            raise BadInput(f"{file} is of {revision}, not of {found}: give another --out.")
+    return tasks
+
+
+def begun(subject: Any, arguments: list[str], before: dict[str, Any]) -> dict[str, Any]:
+    """What results.json holds before the first task is done; the tasks of an earlier command stay."""
     import torch
     import transformers
 
     from yxanul import __version__
     from yxanul.evaluation.text_model import processes
 
-    file, before = out / "results.json", {}
-    if file.exists():
-        try:
-            before = json.loads(file.read_text(encoding="utf-8"))
-            revision, _ = before["revision"], before["tasks"]
-        except (ValueError, KeyError, TypeError):
-            raise BadInput(f"{file} is no result of this command: give another --out, or remove it.") from None
-        if revision != subject.revision:
-            raise BadInput(f"{file} is of {revision}, not of {subject.revision}: give another --out.")
     versions = {"yxanul": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     return {
         "format": 1,
@@ -176,7 +218,7 @@ def begun(out: Path, subject: Any, arguments: list[str]) -> dict[str, Any]:
         "protocol": PROTOCOL,
         "command": f"yxanul evaluate {shlex.join(arguments)}",
         "versions": versions,
-        "tasks": before.get("tasks", {}),
+        "tasks": before,
     }
 
 

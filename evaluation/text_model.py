@@ -118,8 +118,15 @@ def load(name: str, *, revision: str | None = None, trust_remote_code: bool = Fa
         reason = " ".join(str(error).split()).rstrip(".")
         raise BadInput(f"{name} cannot be loaded as a causal model with its tokenizer: {reason}.") from None
     device = processes().device
-    found = getattr(model.config, "_commit_hash", None) or _hash_of(Path(name))
-    return TextModel(model.to(device), tokenizer, device, found)
+    return TextModel(model.to(device), tokenizer, device, revision_of(name, revision))
+
+
+def revision_of(name: str, revision: str | None = None) -> str:
+    """The commit on the Hub, or a hash of all files."""
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    file = cached_file(name, "config.json", revision=revision)
+    return extract_commit_hash(str(file), None) or _hash_of(Path(name))
 
 
 OF_TRAINING = ("optimizer.", "rank-", "trainer_state.", "scales.", "COMPLETE")

@@ -8,7 +8,7 @@ answers are too noisy to decide anything. Without a network a task takes its dat
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,28 +18,21 @@ from yxanul.bad_input import unknown_name
 from yxanul.evaluation.task import TaskData, find_tasks, read_data
 
 
-class Task(Protocol):
-    def __call__(
-        self,
-        model: torch.nn.Module,
-        tokenizer: Any,
-        *,
-        device: torch.device,
-        rank: int,
-        processes: int,
-        reduce: Callable[[Tensor], Tensor],
-    ) -> np.ndarray: ...
+WATCHED = {  # by the metric's figure
+    "hellaswag": "acc_norm",
+    "triviaqa_bits": "bits_per_byte",
+    "gsm8k_bits": "bits_per_byte",
+    "humaneval_bits": "bits_per_byte",
+}
 
 
-def find_task(name: str) -> Task:
-    """Reads the data, so that what is wrong with it is said before any work."""
+def find_task(name: str) -> Callable[..., np.ndarray]:
+    """errors_of for this task. Reads the data, so that what is wrong with it is said before any work."""
     task, _, file = name.partition("=")
-    if task not in TASKS:
-        raise unknown_name("zero-shot task", task, TASKS)
-    if task in WATCHED:
-        _data(task, file)
-        return partial(TASKS[task], file=file)
-    return TASKS[task]
+    if task not in WATCHED:
+        raise unknown_name("zero-shot task", task, WATCHED)
+    _data(task, file)
+    return partial(errors_of, task, file=file)
 
 
 @cache
@@ -80,12 +73,3 @@ def errors_of(
     _, samples = judge(task, data, [[nats[item] for item in own] for own in items])
     values = np.array([sample["metrics"][WATCHED[name]] for sample in samples])
     return 1 - values if WATCHED[name].startswith("acc") else values
-
-
-WATCHED = {  # by the metric's figure
-    "hellaswag": "acc_norm",
-    "triviaqa_bits": "bits_per_byte",
-    "gsm8k_bits": "bits_per_byte",
-    "humaneval_bits": "bits_per_byte",
-}
-TASKS: dict[str, Any] = {name: partial(errors_of, name) for name in WATCHED}

@@ -27,7 +27,6 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from yxanul.data.progress import say
 from yxanul.evaluation.bits_per_byte import DomainScore, HeldOut, evaluate
-from yxanul.evaluation.zero_shot import Task
 from yxanul.run_folder import DONE, FAILED, RunFolder
 from yxanul.training import checkpoints
 from yxanul.training.beginning import is_stale
@@ -66,7 +65,7 @@ class YxanulTrainer(Trainer):
         self.tokens = 0  # targets that were trained on, padding not counted
         self.exit_code = 0
         self.scores: dict[str, DomainScore] = {}
-        self.tasks: dict[str, Task] = {}  # zero-shot ones that a gate watches
+        self.tasks: dict[str, Callable[..., np.ndarray]] = {}  # zero-shot ones that a gate watches
         self.evidence: dict[str, Evidence] = {}
         self.compilation = Compilation("none", "unless a session says otherwise")
         self._targets_in_step = 0

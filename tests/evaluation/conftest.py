@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 SCENES = [
     (
@@ -87,7 +88,9 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tokenizer_folders(tmp_path_factory):
-    """A BPE and a SuperBPE of ours, trained on the rows and a little English."""
+    """A BPE and a SuperBPE of ours, trained on the rows and a little English; and the BPE with a token in front."""
+    from transformers import AutoTokenizer
+
     from yxanul.data.tokenizers import save_tokenizer
     from yxanul.data.train_tokenizer import train_bpe, train_superbpe
 
@@ -100,7 +103,17 @@ def tokenizer_folders(tmp_path_factory):
     ):
         folders[kind] = tmp_path_factory.mktemp("tokenizers") / kind
         save_tokenizer(backend, folders[kind])
+    folders["bos"] = folders["bpe"].with_name("bos")
+    begins_texts(AutoTokenizer.from_pretrained(folders["bpe"])).save_pretrained(folders["bos"])
     return folders
+
+
+def begins_texts(tokenizer):
+    """It adds a token to the beginning of every text, as Llama's do."""
+    tokenizer.add_special_tokens({"bos_token": "<|begin|>"})
+    begin = ("<|begin|>", tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<|begin|> $A", special_tokens=[begin])
+    return tokenizer
 
 
 def learn_answers(model, tokenizer):

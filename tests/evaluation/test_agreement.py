@@ -131,6 +131,9 @@ CASES = [
     ("yxanul", "humaneval", 1100, 0),
     ("code of its own", "hellaswag", 48, 0),
     ("code of its own", "triviaqa", 320, 1),
+    ("llama, begun", "hellaswag", 48, 0),
+    ("llama, begun", "wikitext", 96, 0),
+    ("llama, begun", "triviaqa", 320, 1),
 ]
 WITHOUT_ERRORS = (
     "wikitext",
@@ -142,7 +145,9 @@ WITHOUT_ERRORS = (
 @pytest.mark.parametrize("kind, name, positions, shots", CASES)
 def test_every_sample_is_lm_evals(kind, name, positions, shots, checkpoint, files, offline, sandbox, tmp_path):
     own_code = kind == "code of its own"
-    folder = with_code_of_its_own(checkpoint, positions, tmp_path) if own_code else checkpoint(kind, "bpe", positions)
+    model, _, begun = kind.partition(", ")  # a tokenizer that begins each text with a token of its own
+    folder = with_code_of_its_own(checkpoint, positions, tmp_path) if own_code else None
+    folder = folder or checkpoint(model, "bos" if begun else "bpe", positions)
     results, samples, version = theirs(folder, name, shots, own_code=own_code)
     more = ["--shots", str(shots), *(["--allow-code-execution"] if name == "humaneval" else [])]
     more += ["--trust-remote-code"] if own_code else []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from yxanul.__main__ import main
-from yxanul.evaluation.compare import agresti_min, bootstrap, compare, mcnemar, paired_difference, read_result
+from yxanul.evaluation.compare import Difference, agresti_min, bootstrap, compare, mcnemar, paired_difference, read_result
 
 EVIL = "</pre><script>alert('x')</script>"
 
@@ -95,6 +95,22 @@ def test_the_difference_is_the_other_less_the_first_and_its_verdict_knows_which_
     assert paired_difference("f1", noise).verdict == "not shown"
 
 
+def test_enough_samples_give_no_warning(tmp_path):
+    (pair,), _ = compared(*(write(tmp_path / name, right([1, 0] * 15)) for name in "ab"))
+    assert not pair.notes
+
+
+def test_what_an_interval_with_0_in_it_says_is_never_better_or_worse():
+    for n in range(1, 40):
+        for gained in range(n + 1):
+            values = np.zeros((2, n))
+            values[1, :gained] = 1
+            values[0, gained : gained + n // 5] = 1
+            found = paired_difference("acc", values)
+            assert found.verdict == "not shown" or not found.low <= 0 <= found.high
+    assert Difference("acc", 9, 0.1, 0.2, -0.1, 0.3, p=0.01).verdict == "not shown"
+
+
 def test_pairing_finds_what_two_separate_intervals_would_miss():
     generator = np.random.default_rng(0)
     first = generator.normal(size=200)
@@ -109,7 +125,7 @@ def test_changed_samples_are_counted_and_listed_and_unchanged_ones_are_not(tmp_p
     (difference,) = pair.differences
     assert (difference.gained, difference.lost, difference.n) == (2, 1, 5) and not refusals
     assert {name for name, _, _ in pair.changed} == {"q1", "q2", "q3"}
-    assert not pair.notes
+    assert pair.notes == ["only 5 samples: the intervals of so few are rough"]
 
 
 def test_without_right_and_wrong_the_largest_changes_come_first(tmp_path):
@@ -125,7 +141,7 @@ def test_samples_are_paired_by_id_not_by_line_and_the_common_ones_alone(tmp_path
     other = write(tmp_path / "b", dict(reversed(samples.items())) | {"q9": ("new", {"acc": 1})})
     (pair,), _ = compared(first, other)
     assert pair.differences[0].n == 4 and not pair.changed
-    assert pair.notes == ["4 samples in common, of 4 and 5; the others are left out"]
+    assert pair.notes[0] == "4 samples in common, of 4 and 5; the others are left out"
 
 
 def test_another_prompt_under_the_same_id_is_said(tmp_path):
@@ -133,7 +149,7 @@ def test_another_prompt_under_the_same_id_is_said(tmp_path):
     file = other / "samples-quiz.jsonl"
     file.write_text(file.read_text().replace("prompt q1", "another prompt"))
     (pair,), _ = compared(first, other)
-    assert pair.notes == ["1 samples have another prompt in b"]
+    assert pair.notes[0] == "1 samples have another prompt in b"
 
 
 def test_a_figure_that_is_no_mean_of_its_samples_is_said(tmp_path):
@@ -220,10 +236,23 @@ def test_the_page_holds_figures_chart_and_samples_and_nothing_from_elsewhere(tmp
     text = (tmp_path / "page.html").read_text()
     page = Reader(text)
     assert "script" not in page.tags and not page.links and "http" not in text
+    assert page.tags.count("title") == page.tags.count("svg") + 1 and page.tags.count("desc") == 1
+    assert "Differences of acc" in page.words and "quiz, " in " ".join(page.words) and "95 % from +0.2" in text
     assert page.tags.count("svg") == 1 and page.tags.count("circle") == 1 and page.tags.count("details") == 10
     words = " ".join(page.words)
     assert EVIL in words and "prompt q2" in words and "+0.5000 better" in words and "10 samples changed." in words
     assert "prefers-color-scheme: dark" in text and "width=device-width" in text
+
+
+def test_numbers_of_samples_have_their_units(tmp_path):
+    for name, bits in (("a", 1.0), ("b", 1.5)):
+        folder = write(tmp_path / name, right([bits] * 2, "bits_per_byte"), higher_is_better=False)
+        file = folder / "samples-quiz.jsonl"
+        file.write_text(file.read_text().replace(f'"out {bits}"', "[-30.5]").replace('"expected": "x"', '"expected": 44'))
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--html", str(tmp_path / "page.html")]) == 0
+    words = "".join(Reader((tmp_path / "page.html").read_text()).words)
+    assert "log-likelihood, nats[-30.5]" in words and "bytes of the text44" in words and "expected" not in words
+    assert "bits per byte 1 \N{RIGHTWARDS ARROW} 1.5" in words
 
 
 def test_a_long_list_of_changed_samples_is_cut_and_says_so(tmp_path):

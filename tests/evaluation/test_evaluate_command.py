@@ -1,6 +1,7 @@
 """The verb: results and samples, a resume, several processes, SuperBPE's seam, and what it refuses before any work."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -263,8 +264,23 @@ class TestBadInput:
         said = self.refused(capsys, tmp_path / "none", tmp_path / "out", "builtin_math")
         assert "is no folder here, and no name on the Hub" in said
 
-    def test_results_of_another_model(self, checkpoint, tmp_path, capsys):
+    def test_no_docker_and_no_podman(self, checkpoint, files, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr("yxanul.evaluation.text_model.load", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr("yxanul.evaluation.sandbox.container.TOOLS", ())
+        more = f"--data={files['openai/openai_humaneval', 'test']}", "--allow-code-execution", "--sandbox", "container"
+        said = self.refused(capsys, checkpoint(), tmp_path / "out", "humaneval", *more)
+        assert "--sandbox container needs Docker or Podman" in said
+
+    def test_no_network(self, checkpoint, tmp_path, capsys, monkeypatch):
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+        said = self.refused(capsys, checkpoint(), tmp_path / "out", "helaswag")
+        assert os.environ["HF_HUB_OFFLINE"] == "1", "so that nothing tries again and again"
+        assert said.startswith("http://127.0.0.1:9 cannot be reached, so") and said.count("\n") == 2
+
+    def test_results_of_another_model(self, checkpoint, tmp_path, capsys, monkeypatch):
         assert evaluate(checkpoint(), "builtin_math", tmp_path, "--limit", 1) == 0
+        monkeypatch.setattr("yxanul.evaluation.text_model.load", lambda *_, **__: 1 / 0)
         assert evaluate(checkpoint("llama"), "builtin_math", tmp_path, "--limit", 1) == 2
         assert "give another --out" in capsys.readouterr().err
 

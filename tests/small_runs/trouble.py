@@ -30,8 +30,7 @@ from torch._dynamo.utils import counters
 from transformers import TrainerCallback
 
 from yxanul.data.progress import say
-from yxanul.evaluation.zero_shot import TASKS
-from yxanul.training import checkpoints, compilation, guard, pretrain, session, trainer
+from yxanul.training import checkpoints, compilation, guard, inputs, pretrain, session, trainer
 from yxanul.training.launch import parallel
 from yxanul.training.precision import te_layers
 from yxanul.training.trainer import YxanulTrainer
@@ -120,7 +119,12 @@ def make_trouble(wanted, rank):
         parallel.check_parallel = lambda parallel, processes: None
     if "quiz" in wanted:
         shares = iter(wanted["quiz"]["errors"])
-        TASKS["quiz"] = lambda model, tokenizer, **place: (np.arange(400) < 400 * next(shares)).astype(float)
+        find_task = session.find_task
+
+        def quiz(model, tokenizer, **place):
+            return (np.arange(400) < 400 * next(shares)).astype(float)
+
+        session.find_task = inputs.find_task = lambda name: quiz if name == "quiz" else find_task(name)
     if wanted.get("te"):
         sys.path.append(str(pathlib.Path(__file__).parent.parent / "training/precision"))
         import te_stand_in
