@@ -116,7 +116,8 @@ class Writer:
             **({"past_key_values": rows.cache} if rows.cache is not None else {}),
         )
         layers = getattr(made.past_key_values, "layers", ())
-        if first and not (layers and all(type(layer) is DynamicLayer and layer.is_initialized for layer in layers)):
+        rows_of = {len(layer.keys) if type(layer) is DynamicLayer and layer.is_initialized else 0 for layer in layers}
+        if first and rows_of != {len(rows.ids)}:
             self._merges = False
             return self._advance(rows, prompt)
         rows.mask = torch.cat([rows.mask, rows.mask.new_ones(len(rows.ids), made.sequences.shape[1] - width)], 1)

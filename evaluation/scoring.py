@@ -7,7 +7,8 @@ A row holds a context and all of its continuations, told apart by a tree mask an
 begin with in common goes through the model once, into a cache; the head computes scored positions only. What a model
 cannot take so (seen on a probe, or by its kind of attention) is scored with one continuation in each row. Batches
 depend on nothing but the pairs, not on the number of processes. Too long an input loses its beginning, as in lm-eval;
-a continuation that alone is too long is scored in windows; one of no tokens is certain. Not here: whole benchmarks (runner.py).
+a continuation that alone is too long is scored in windows; one of no tokens is certain. Not here: whole benchmarks
+(runner.py).
 """
 
 import copy

@@ -17,7 +17,6 @@ from torch import Tensor
 from yxanul.bad_input import unknown_name
 from yxanul.evaluation.task import TaskData, find_tasks, read_data
 
-
 WATCHED = {  # by the metric's figure
     "hellaswag": "acc_norm",
     "triviaqa_bits": "bits_per_byte",

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from yxanul.__main__ import main
-from yxanul.evaluation.compare import Difference, agresti_min, bootstrap, compare, mcnemar, paired_difference, read_result
+from yxanul.evaluation.compare import (
+    Difference,
+    agresti_min,
+    bootstrap,
+    compare,
+    mcnemar,
+    paired_difference,
+    read_result,
+)
 
 EVIL = "</pre><script>alert('x')</script>"
 
@@ -248,7 +256,9 @@ def test_numbers_of_samples_have_their_units(tmp_path):
     for name, bits in (("a", 1.0), ("b", 1.5)):
         folder = write(tmp_path / name, right([bits] * 2, "bits_per_byte"), higher_is_better=False)
         file = folder / "samples-quiz.jsonl"
-        file.write_text(file.read_text().replace(f'"out {bits}"', "[-30.5]").replace('"expected": "x"', '"expected": 44'))
+        file.write_text(
+            file.read_text().replace(f'"out {bits}"', "[-30.5]").replace('"expected": "x"', '"expected": 44')
+        )
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--html", str(tmp_path / "page.html")]) == 0
     words = "".join(Reader((tmp_path / "page.html").read_text()).words)
     assert "log-likelihood, nats[-30.5]" in words and "bytes of the text44" in words and "expected" not in words

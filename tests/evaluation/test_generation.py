@@ -44,7 +44,7 @@ def test_left_padded_batches_equal_one_after_the_other(subject, stops):
 
 
 def test_rows_that_are_done_leave_and_others_take_their_places(subject, monkeypatch):
-    """Every row has a token in hand when it comes; from then on none goes through the model for nothing but a quarter."""
+    """A row comes with one token; from then on few go through the model for nothing."""
     prompts = [Prompt(text, ("\n", "."), 60) for text in TEXTS * 4]
     tokens, forward = [], subject.model.model.forward
     wanted = written(subject, prompts, rows=1)
