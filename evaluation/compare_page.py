@@ -31,7 +31,7 @@ th, td { padding: .35rem .5rem; border-bottom: 1px solid var(--line); white-spac
 details { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; margin: .4rem 0; }
 details { padding: .4rem .7rem; }
 summary { cursor: pointer; } pre { white-space: pre-wrap; margin: .2rem 0 .6rem; font-size: .85rem; }
-.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 0 1.5rem; }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 0 1.5rem; }
 svg { width: 100%; max-width: 36rem; height: auto; display: block; }
 svg text { fill: var(--text); font: 13px system-ui, sans-serif; paint-order: stroke; stroke: var(--back); }
 svg text { stroke-width: 5px; } svg .soft { fill: var(--soft); }
