@@ -70,7 +70,8 @@ class Writer:
         return [found for half in (numbers[:middle], numbers[middle:]) for found in self.run(half)]
 
     def _run(self, numbers: list[int]) -> list[tuple[int, str]]:
-        prompt, waiting, found = self.prompts[numbers[0]], list(numbers), []
+        prompt, waiting = self.prompts[numbers[0]], list(numbers)
+        found: list[tuple[int, str]] = []
         going: _Rows | None = None
         while waiting or going:
             room = self._rows - (len(going.numbers) if going else 0)

@@ -84,7 +84,8 @@ def find_harness_tasks(words: list[str]) -> tuple[Any, list[str]]:
     """Tasks, groups and tags by their names or patterns, as `lm_eval --tasks` takes them; with what knows them."""
     from lm_eval.tasks import TaskManager
 
-    manager, names = TaskManager(), []
+    manager = TaskManager()
+    names: list[str] = []
     for word in words:
         found = manager.match_tasks([word])
         if not found:
