@@ -64,7 +64,7 @@ class RunConfig:
     document_mask: bool = setting("a token sees its own document alone", False)
     seed: int = setting("of the weights, the data's order and dropout", 1, at_least=0, at_most=2**32 - 1)
 
-    lora: dict[str, Any] = setting("an adapter learns, not the model: r, alpha, dropout, targets, embeddings", {})
+    lora: dict[str, Any] = setting("an adapter learns alone: r, alpha, dropout, targets, embeddings, base", {})
     optimizer: str = setting("adamw, or muon for the layers' matrices", "adamw", choices=("adamw", "muon"))
     learning_rate: float = setting("the peak", 1e-3, above=0)
     matrix_learning_rate: float | None = setting("of muon's matrices (default: learning_rate)", None, above=0)
@@ -360,11 +360,16 @@ def _check_together(config: RunConfig) -> None:
 
 
 def _check_lora(config: RunConfig) -> None:
-    read_lora(config.lora, config.recipe)
+    base = read_lora(config.lora, config.recipe)["base"]
     if config.init_from is None:
         raise config.wrong("lora adapts a model that knows something: set init_from.")
-    if config.optimizer == "muon" or config.precision in ("fp8", "te") or config.parallel not in ("auto", "ddp"):
-        raise config.wrong("lora is for optimizer=adamw, precision fp32 or bf16, and parallel=ddp: set these.")
+    if config.optimizer == "muon" or config.precision == "te" or config.parallel.startswith("zero"):
+        raise config.wrong("lora is for optimizer=adamw, precision fp32, bf16 or fp8, and parallel ddp or fsdp2.")
+    if base != "full" and (config.precision == "fp8" or config.parallel == "fsdp2"):
+        raise config.wrong(
+            f"lora.base={base} is for precision fp32 or bf16 and parallel=ddp: fp8 and fsdp2 take matrices that are "
+            "not quantised yet."
+        )
 
 
 def _check_te(config: RunConfig) -> None:

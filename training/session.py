@@ -31,7 +31,7 @@ from yxanul.training.console import Console
 from yxanul.training.gates import Gates
 from yxanul.training.inputs import load_fast_tokenizer
 from yxanul.training.loader import MicroBatches
-from yxanul.training.lora import learnt_parameters
+from yxanul.training.lora import frozen_bytes, learnt_parameters
 from yxanul.training.precision import te_layers
 from yxanul.training.precision.native_fp8 import enable_fp8
 from yxanul.training.precision.policy import check_te_batches, formats_of_run
@@ -129,7 +129,8 @@ class Session:
             + (f", evaluated on {tokens:,} held-out tokens." if tokens else ".")
         )
         if self.config.lora:
-            say(f"lora: {learnt_parameters(trainer.model):,} of them learn.")
+            held = f"{frozen_bytes(trainer.model) / 1e6:,.1f} MB ({self.config.lora.get('base', 'full')})"
+            say(f"lora: {learnt_parameters(trainer.model):,} of them learn; the others take {held}.")
         for sentence in [*self.formats, *self.kernels]:
             say(sentence)
 

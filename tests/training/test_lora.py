@@ -1,9 +1,13 @@
 """Adapters: they alone learn and are saved, a stopped run goes on, PEFT loads them, a merge computes the same."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
+from hub_server.fixture import OWNER
+from hub_server.server import client_environment
 from safetensors.torch import load_file
 from small_runs.chat import recipe
 from small_runs.fixture import Run
@@ -49,12 +53,62 @@ def test_a_run_of_adapters_that_was_killed_is_the_run_that_was_left_alone(chat, 
     assert "model.safetensors" not in names
 
 
-def test_checkpointed_layers_learn_the_same(chat, tmp_path):
-    runs = []
-    for name, more in (("plain", {}), ("checkpointed", {"gradient_checkpointing": True})):
-        runs.append(Run(recipe(chat, lora=LORA, **more), tmp_path / name))
-        assert runs[-1]() == 0, runs[-1].said()
-    assert runs[0].losses() == pytest.approx(runs[1].losses(), rel=1e-5)
+FSDP2 = {"processes": 2, "fsdp2": True}
+EAGER = {"eager_kernels": True, "seconds": 400}
+
+
+def learns(chat, folder, options, **changes):
+    run = Run(recipe(chat, lora=LORA, **changes), folder)
+    assert run(**options) == 0, run.said()
+    return run
+
+
+@pytest.mark.parametrize("changes, options", [({"gradient_checkpointing": True}, {})])
+def test_checkpointed_layers_learn_the_same(chat, tmp_path, changes, options):
+    plain, other = learns(chat, tmp_path / "plain", {}), learns(chat, tmp_path / "other", options, **changes)
+    assert other.losses() == pytest.approx(plain.losses(), rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes, options",
+    [
+        ({"compile": "layers"}, EAGER),
+        ({"compile": "layers", "gradient_checkpointing": True}, EAGER),
+        ({"compile": "model"}, EAGER),
+        ({"parallel": "fsdp2"}, FSDP2),
+        ({"parallel": "fsdp2", "gradient_checkpointing": True, "compile": "layers"}, FSDP2 | EAGER),
+    ],
+)
+def test_compiled_and_split_runs_learn_the_same(chat, tiny_model, tmp_path, changes, options):
+    tiny_model("factorised-tied", vocab_size=300, initializer_range=0.2).save_pretrained(chat / "model")
+    plain, other = learns(chat, tmp_path / "plain", {}), learns(chat, tmp_path / "other", options, **changes)
+    assert other.losses() == pytest.approx(plain.losses(), rel=1e-4) and len(plain.losses()) == 20
+    one, two = (load_file(run.folder / "final/adapter_model.safetensors") for run in (plain, other))
+    assert one.keys() == two.keys() and all(one[name].shape == two[name].shape for name in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes, options", [({"precision": "fp8"}, {}), ({"precision": "fp8", "parallel": "fsdp2"}, FSDP2)]
+)
+def test_in_fp8_the_base_multiplies_and_the_adapter_learns_nearly_the_same(chat, tmp_path, changes, options):
+    plain, fp8 = learns(chat, tmp_path / "plain", {}), learns(chat, tmp_path / "fp8", options, **changes)
+    assert fp8.losses() == pytest.approx(plain.losses(), rel=0.02) and fp8.losses()[0] != plain.losses()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes, options", [({"precision": "fp8"}, {}), ({"parallel": "fsdp2"}, FSDP2)])
+def test_in_fp8_and_split_a_killed_run_goes_on_exactly(chat, tmp_path, changes, options):
+    file = recipe(chat, lora=LORA, **changes)
+    whole, killed = (Run(file, tmp_path / name) for name in ("whole", "killed"))
+    assert whole(**options) == 0, whole.said()
+    if options:
+        assert killed(signal={"step": 7, "rank": 1, "name": "SIGTERM"}, **options) == 4, killed.said()
+    else:
+        assert killed(kill={"step": 7}) == -9
+    assert killed(**options) == 0, killed.said()
+    assert whole.lines("step") == killed.lines("step") and whole.digests(20) == killed.digests(20)
 
 
 @pytest.fixture
@@ -111,6 +165,8 @@ def test_embeddings_are_adapted_where_the_head_is_another_table(chat, tiny_model
         ({"lora": LORA | {"embeddings": True}}, "a merge would change the head too"),
         ({"lora": LORA, "init_from": None}, "lora adapts a model that knows something: set init_from"),
         ({"lora": LORA, "optimizer": "muon"}, "lora is for optimizer=adamw"),
+        ({"lora": LORA, "precision": "te"}, "precision fp32, bf16 or fp8"),
+        ({"lora": LORA, "parallel": "zero1"}, "parallel ddp or fsdp2"),
         ({"lora": LORA, "model_config": {"vocab_size": 400}}, "lora learns no new tokens: keep model_config.vocab"),
     ],
 )
@@ -123,3 +179,57 @@ def test_what_cannot_be_adapted_is_said_before_any_work(chat, tmp_path, capsys, 
 def test_what_is_no_adapter_is_not_merged(chat, tmp_path):
     with pytest.raises(BadInput, match="has no adapter_config.json: name the folder of a LoRA adapter"):
         merge(chat / "model", tmp_path / "merged")
+
+
+def test_an_adapter_that_fits_no_base_is_one_sentence(chat, tiny_model, tmp_path, trained):
+    config = trained / "final/adapter_config.json"
+    tiny_model("plain-tied", vocab_size=300).save_pretrained(tmp_path / "other")
+    named = json.loads(config.read_text())
+    for base, message in ((str(tmp_path / "other"), "cannot be merged into"), (None, "names no base: write a folder")):
+        config.write_text(json.dumps(named | {"base_model_name_or_path": base}))
+        with pytest.raises(BadInput, match=message):
+            merge(trained / "final", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_merged_model_stops_where_the_template_of_its_adapter_ends(chat, tmp_path, trained):
+    settings = trained / "final/tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"eos_token": "<|pad|>"}))
+    merge(trained / "final", tmp_path / "merged")
+    stops = YxanulForCausalLM.from_pretrained(tmp_path / "merged").generation_config.eos_token_id
+    assert 1 in (stops if isinstance(stops, list) else [stops])
+
+
+def test_an_adapter_alone_brings_its_bases_tokenizer(chat, tmp_path, trained):
+    for file in (trained / "final").glob("*token*"):
+        file.unlink()
+    merge(trained / "final", tmp_path / "merged")
+    assert (tmp_path / "merged/tokenizer.json").read_text() == (chat / "model/tokenizer.json").read_text()
+
+
+PUSH = """
+import sys; sys.modules["yxanul"] = None
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+base, adapter = sys.argv[1:]
+ids = torch.arange(3, 40)[None]
+def load(name):
+    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, trust_remote_code=True), name).eval()
+model = load(adapter)
+model.push_to_hub("owner/adapter")
+torch.save(model(input_ids=ids).logits, sys.argv[2] + "/logits.pt")
+assert torch.equal(load("owner/adapter")(input_ids=ids).logits, model(input_ids=ids).logits)
+"""
+
+
+def test_an_adapter_is_pushed_and_loaded_where_yxanul_is_not_installed(chat, tmp_path, trained, loopback_hub):
+    base, final = str(chat / "model"), str(trained / "final")
+    environment = client_environment(loopback_hub.url, tmp_path / "home", OWNER)
+    words = [sys.executable, "-c", PUSH, base, final]
+    pushed = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert pushed.returncode == 0, pushed.stderr[-3000:]
+    ours = peft.PeftModel.from_pretrained(YxanulForCausalLM.from_pretrained(base), final).eval()
+    with torch.no_grad():
+        logits = ours(input_ids=torch.arange(3, 40)[None]).logits
+    torch.testing.assert_close(torch.load(f"{final}/logits.pt"), logits, rtol=0, atol=1e-6)
