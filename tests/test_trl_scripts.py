@@ -1,4 +1,4 @@
-"""The scripts of docs/trl.md run as they are written, on a model and a tokenizer that are made here."""
+"""The scripts of docs/fine-tuning.md run as they are written, on a model and a tokenizer that are made here."""
 
 import itertools
 import math

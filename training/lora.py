@@ -79,7 +79,7 @@ def add_adapters(model: Any, given: dict[str, Any], base: str, where: str) -> No
 
         quantise_base(model, values["base"])
     inject_adapter_in_model(config, model)
-    setattr(model, ABOVE, values["base"])
+    model.lora_base = values["base"]
 
 
 def is_adapted(model: Any) -> bool:
@@ -98,7 +98,7 @@ def save_adapter(model: Any, folder: Path, weights: "dict[str, Tensor]") -> None
     config.inference_mode = True
     config.save_pretrained(folder)
     tensors = {stored_name(name): weight.contiguous() for name, weight in weights.items()}
-    save_file(tensors, folder / FILE, {"format": "pt", ABOVE: getattr(model, ABOVE)})
+    save_file(tensors, folder / FILE, {ABOVE: model.lora_base})  # of two entries the order would change by chance
 
 
 def learnt_above(folder: Path) -> str:

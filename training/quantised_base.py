@@ -12,6 +12,8 @@ from torch import nn
 
 from yxanul.bad_input import BadInput
 
+BLOCK = 64  # weights of a row that share a scale in nf4
+
 
 def quantise_base(model: Any, kind: str) -> None:
     try:
@@ -20,7 +22,14 @@ def quantise_base(model: Any, kind: str) -> None:
         raise BadInput('lora.base needs bitsandbytes: pip install "yxanul[qlora]".') from None
     for parent in list(model.model.layers.modules()):
         for name, linear in list(parent.named_children()):
-            if type(linear) is not nn.Linear or linear.weight.is_meta:
+            if type(linear) is not nn.Linear:
+                continue
+            if kind == "nf4" and linear.in_features % BLOCK:  # bitsandbytes 0.50 reads other numbers then, on a CPU
+                raise BadInput(
+                    f"lora.base=nf4 needs widths that are multiples of {BLOCK}, and {name} has {linear.in_features}: "
+                    "take lora.base=int8."
+                )
+            if linear.weight.is_meta:
                 continue
             new: Any
             shape = linear.in_features, linear.out_features
@@ -29,7 +38,7 @@ def quantise_base(model: Any, kind: str) -> None:
                 new = quantised.Linear4bit(*shape, False, device="meta", **options)
                 new.weight = quantised.Params4bit(linear.weight.data, requires_grad=False, module=new, **options)
                 # on a CPU with AVX512-BF16 an evaluation would repack the weights, for good, and training would go on
-                # with others; where a width is no multiple of the block it fails
+                # with others
                 new.support_avx512bf16_for_cpu = False
             else:
                 options = {"has_fp16_weights": False}

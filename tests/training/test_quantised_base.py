@@ -17,11 +17,21 @@ peft, bitsandbytes = pytest.importorskip("peft"), pytest.importorskip("bitsandby
 KINDS = pytest.mark.parametrize("kind", ["nf4", "int8"])
 
 
+WIDTHS = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
 @pytest.fixture
-def built(chat, tiny_model):
-    """`built(kind)`: a factorised model below an adapter; the widths are no multiples of a block."""
-    tiny_model("factorised-tied", vocab_size=300, initializer_range=0.1).save_pretrained(chat / "model")
-    return lambda kind: build(read_config(str(recipe(chat, lora={"r": 4, "base": kind})), []))
+def wide(chat, tiny_model):
+    """The folder `chat` with a factorised model."""
+    model = tiny_model("factorised-tied", vocab_size=300, initializer_range=0.1, head_dim=16, **WIDTHS)
+    model.save_pretrained(chat / "model")
+    return chat
+
+
+@pytest.fixture
+def built(wide):
+    """`built(kind)`: that model below an adapter."""
+    return lambda kind: build(read_config(str(recipe(wide, lora={"r": 4, "base": kind})), []))
 
 
 @KINDS
@@ -56,8 +66,8 @@ def test_an_evaluation_leaves_the_base_as_it_was(built, kind):
 
 
 @pytest.mark.parametrize("kind", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
-def test_a_killed_run_goes_on_exactly_and_merges_into_full_weights(chat, tmp_path, capsys, kind):
-    file = recipe(chat, lora={"r": 4, "base": kind})
+def test_a_killed_run_goes_on_exactly_and_merges_into_full_weights(wide, tmp_path, capsys, kind):
+    file = recipe(wide, lora={"r": 4, "base": kind})
     whole, killed = (Run(file, tmp_path / name) for name in ("whole", "killed"))
     assert whole() == 0, whole.said()
     assert killed(kill={"step": 7}) == -9
@@ -67,7 +77,7 @@ def test_a_killed_run_goes_on_exactly_and_merges_into_full_weights(chat, tmp_pat
     assert main(["merge", str(tmp_path / "whole"), "--out", str(tmp_path / "merged")]) == 0
     assert f"learnt above a base in {kind}; it was merged into the base in full precision" in capsys.readouterr().err
     merged, ids = YxanulForCausalLM.from_pretrained(tmp_path / "merged").eval(), torch.arange(3, 40)[None]
-    full = YxanulForCausalLM.from_pretrained(chat / "model")
+    full = YxanulForCausalLM.from_pretrained(wide / "model")
     adapted = peft.PeftModel.from_pretrained(full, tmp_path / "whole/final").eval()
     with torch.no_grad():
         torch.testing.assert_close(merged(ids).logits, adapted(input_ids=ids).logits, rtol=0, atol=1e-5)
@@ -77,10 +87,10 @@ def test_a_killed_run_goes_on_exactly_and_merges_into_full_weights(chat, tmp_pat
 @pytest.mark.parametrize(
     "changes, options", [({}, {"processes": 2}), ({"compile": "layers"}, {"eager_kernels": True})]
 )
-def test_two_processes_and_compiled_layers_learn_the_same(chat, tmp_path, changes, options):
-    one, other = (Run(recipe(chat, lora={"base": "nf4"}), tmp_path / name) for name in ("one", "other"))
+def test_two_processes_and_compiled_layers_learn_the_same(wide, tmp_path, changes, options):
+    one, other = (Run(recipe(wide, lora={"base": "nf4"}), tmp_path / name) for name in ("one", "other"))
     assert one() == 0, one.said()
-    recipe(chat, lora={"base": "nf4"}, **changes)
+    recipe(wide, lora={"base": "nf4"}, **changes)
     assert other(**options) == 0, other.said()
     assert one.losses() == pytest.approx(other.losses(), rel=1e-5)
 
@@ -93,14 +103,20 @@ def test_two_processes_and_compiled_layers_learn_the_same(chat, tmp_path, change
         ({"parallel": "fsdp2"}, "lora.base=nf4 is for precision fp32 or bf16 and parallel=ddp"),
     ],
 )
-def test_what_cannot_be_had_is_said_before_any_work(chat, tmp_path, capsys, changes, message):
-    file = recipe(chat, **{"lora": {"base": "nf4"}} | changes)
+def test_what_cannot_be_had_is_said_before_any_work(wide, tmp_path, capsys, changes, message):
+    file = recipe(wide, **{"lora": {"base": "nf4"}} | changes)
     assert main(["sft", str(file), "--out", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
-def test_a_missing_bitsandbytes_is_named_before_any_work(chat, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+def test_a_width_that_bitsandbytes_reads_wrongly_is_refused_before_any_work(chat, tmp_path, capsys):
     assert main(["sft", str(recipe(chat, lora={"base": "nf4"})), "--out", str(tmp_path / "run")]) == 2
+    assert "needs widths that are multiples of 64, and q_proj has 32: take lora.base=int8." in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_bitsandbytes_is_named_before_any_work(wide, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    assert main(["sft", str(recipe(wide, lora={"base": "nf4"})), "--out", str(tmp_path / "run")]) == 2
     assert 'lora.base needs bitsandbytes: pip install "yxanul[qlora]"' in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
