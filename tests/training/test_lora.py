@@ -204,7 +204,10 @@ def test_an_adapter_alone_brings_its_bases_tokenizer(chat, tmp_path, trained):
     for file in (trained / "final").glob("*token*"):
         file.unlink()
     merge(trained / "final", tmp_path / "merged")
-    assert (tmp_path / "merged/tokenizer.json").read_text() == (chat / "model/tokenizer.json").read_text()
+    from transformers import AutoTokenizer
+
+    own, bases = (AutoTokenizer.from_pretrained(folder) for folder in (tmp_path / "merged", chat / "model"))
+    assert own.get_vocab() == bases.get_vocab()
 
 
 PUSH = """
