@@ -54,13 +54,15 @@ def linear_cross_entropy(
     compiled: bool = False,
     chunk_rows: int | None = None,
     vocabulary_multiple: int | None = None,
+    operator: Callable[..., tuple] | None = None,
 ) -> TokenLoss:
     """Mean loss of `latent @ weight.T` against `targets`.
 
     latent (..., R), weight (V, R), targets (...) of class indices. `token_weights` (...) scale each token's part.
     The sum is divided by `num_items`, by default the number of targets that count, or the sum of their weights.
     Of several largest logits the first counts for `return_correct`, as for torch.argmax. `compiled` runs what is
-    between the matrix products as a kernel that torch makes: for GPUs, on a CPU it is slower.
+    between the matrix products as a kernel that torch makes: for GPUs, on a CPU it is slower. `operator` adds a loss
+    of its own: it takes the place of `_chunked_loss`, with its arguments and results.
     """
     device = latent.device.type
     if device != "meta" and torch.is_autocast_enabled(device):  # autocast does not reach into custom operators
@@ -77,7 +79,7 @@ def linear_cross_entropy(
     if chunk_rows is None:
         chunk_rows = _rows_per_chunk(padded_vocabulary, latent.element_size(), device)
     wants_gradients = torch.is_grad_enabled()
-    loss, token_losses, correct, entropy, confidence, _, _ = _chunked_loss(
+    loss, token_losses, correct, entropy, confidence, _, _ = (operator or _chunked_loss)(
         rows,
         weight,
         torch.where(counted, targets, 0).reshape(-1),

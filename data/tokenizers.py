@@ -81,6 +81,16 @@ class Tokenizer:
         added = [token for content in (ours, theirs) for token in [content.pop("added_tokens", [])]]
         return ours == theirs and all(token in added[0] for token in added[1])
 
+    def difference(self, other: "Tokenizer") -> str:
+        """The first thing in which they differ, for a message; empty if ids mean the same in both."""
+        ours, theirs = ({index: token for token, index in each.backend.get_vocab().items()} for each in (self, other))
+        for index in range(max(*ours, *theirs) + 1):
+            one, two = (repr(tokens[index]) if index in tokens else "missing" for tokens in (ours, theirs))
+            if one != two:
+                return f"id {index:,} is {one} in {self.name} and {two} in {other.name}"
+        one, two = (identity | identity.pop("model") for identity in (self._identity(), other._identity()))
+        return next((f"their {key} differ" for key in sorted(one | two) if one.get(key) != two.get(key)), "")
+
     def _identity(self) -> dict[str, Any]:
         content = json.loads(self.backend.to_str())
         return _without_defaults({key: value for key, value in content.items() if key not in NOT_IDENTITY})

@@ -30,6 +30,7 @@ def check_together(config: RunConfig) -> None:
     config.gates()
     if config.lora:
         _check_lora(config)
+    _check_distillation(config)
     if (config.keep_best or config.early_stopping) and not (config.validation and config.eval_steps):
         raise config.wrong("keep_best and early_stopping compare evaluations: set validation and eval_steps.")
     if config.early_stopping and not config.keep_best:
@@ -61,7 +62,7 @@ def check_together(config: RunConfig) -> None:
     _check_schedules(config)
 
 
-def _check_lora(config: "RunConfig") -> None:
+def _check_lora(config: RunConfig) -> None:
     base = read_lora(config.lora, config.recipe)["base"]
     if config.init_from is None:
         raise config.wrong("lora adapts a model that knows something: set init_from.")
@@ -72,6 +73,15 @@ def _check_lora(config: "RunConfig") -> None:
             f"lora.base={base} is for precision fp32 or bf16 and parallel=ddp: fp8 and fsdp2 take matrices that are "
             "not quantised yet."
         )
+
+
+def _check_distillation(config: RunConfig) -> None:
+    if config.distill_teacher is None:
+        for name in ("distill_weight", "distill_temperature", "distill_dtype"):
+            if getattr(config, name) != SETTINGS[name].default:
+                raise config.wrong(f"{name} is about a teacher: set distill_teacher, or leave it out.")
+    elif config.parallel.startswith("zero"):
+        raise config.wrong(f"distill_teacher is not tested under {config.parallel}: take ddp or fsdp2.")
 
 
 def _check_te(config: RunConfig) -> None:

@@ -61,6 +61,14 @@ class RunConfig:
     document_mask: bool = setting("a token sees its own document alone", False)
     seed: int = setting("of the weights, the data's order and dropout", 1, at_least=0, at_most=2**32 - 1)
 
+    distill_teacher: str | None = setting("a folder or Hub name: learn from its probabilities too", None)
+    distill_weight: float = setting("the teacher's share of the loss; the rest is the text's", 0.5, above=0, at_most=1)
+    distill_temperature: float = setting(
+        "both models' logits are divided by it, for the teacher's share", 1.0, above=0
+    )
+    distill_dtype: str = setting(
+        "of the teacher's weights; auto: bf16 on a GPU, else fp32", "auto", choices=("auto", "fp32", "bf16", "int8")
+    )
     lora: dict[str, Any] = setting("an adapter learns alone: r, alpha, dropout, targets, embeddings, base", {})
     optimizer: str = setting("adamw, or muon for the layers' matrices", "adamw", choices=("adamw", "muon"))
     learning_rate: float = setting("the peak", 1e-3, above=0)
@@ -256,13 +264,18 @@ def differences(earlier: dict[str, Any], now: dict[str, Any]) -> list[str]:
     after: dict[str, Any] = {}
     for name in SETTINGS:
         if name not in FREE.split():
-            before |= flatten(earlier.get(name), name)
+            before |= flatten(earlier.get(name, _default(name)), name)  # of a run from before there was such a setting
             after |= flatten(now.get(name), name)
     return [
         f"{key} was {before.get(key)}, is now {after.get(key)}"
         for key in before | after
         if not _same(before.get(key), after.get(key))
     ]
+
+
+def _default(name: str) -> Any:
+    default, factory = SETTINGS[name].default, SETTINGS[name].default_factory
+    return default if default is not MISSING else None if factory is MISSING else factory()
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -9,12 +9,15 @@ which keeps less; a document mask, and fp32 attention on a GPU, which can keep m
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from yxanul.bad_input import BadInput
 from yxanul.catalog import parameter_table, training_flops_per_token
 from yxanul.training.config import RunConfig
 from yxanul.training.precision.policy import in_fp8, place, read_policy, sizes
+
+if TYPE_CHECKING:
+    from yxanul.training.teacher import Costs
 
 GIB = 2**30
 LOGS = "tokens/s of a GPT-2 124 M in modded-nanogpt's logs, 1,024 tokens a row, compiled"
@@ -75,7 +78,8 @@ def memory(
 
     tied = shape.tie_word_embeddings
     head = rank if rank and tied else hidden
-    parts["loss"], chunk = _loss(shape.vocab_size, head, tokens, is_bf16, on_gpu)
+    teacher = teacher_costs(config, on_gpu)
+    parts["loss"], chunk = _loss(shape.vocab_size, head, tokens, is_bf16, on_gpu, taught=teacher is not None)
     # in the last layer's backward pass what came after it is gone
     passing = tokens * (2 * width * wide + 8 * hidden)
     backward = passing - 4 * head * tokens - last + (layer if every and layers % every == 0 else 0)
@@ -91,9 +95,14 @@ def memory(
     gradients = parts["gradients"] if stay else 0
     forward = gradients + parts["activations"] + parts["loss"] + max(chunk, backward)
     backward_end = parts["gradients"] + end
+    reading = 0
+    if teacher:  # what it makes of the batch stays until the next batch; before that it passes through its layers
+        parts["teacher"] = teacher.weights + tokens * teacher.latent
+        reading = gradients + tokens * teacher.passing
     buffers = _buffers(config.parallel, count, 4 * numbers, 4 * of_layers, layers)
     parts["workspace"] = buffers + (max(chunk, backward) if forward > backward_end else end)
-    parts["peak"] = parts["weights"] + parts["moments"] + buffers + max(forward, backward_end)
+    parts["peak"] = parts["weights"] + parts["moments"] + buffers + parts.get("teacher", 0)
+    parts["peak"] += max(forward, backward_end, reading)
     return parts
 
 
@@ -112,13 +121,26 @@ def _kept_by_matrices(config: RunConfig, width: int, on_gpu: bool) -> tuple[Call
     return kept, sum(inputs * outputs for name, (inputs, outputs) in sizes(shape).items() if name in small)
 
 
-def _loss(vocabulary: int, head: int, tokens: int, is_bf16: bool, on_gpu: bool) -> tuple[int, int]:
+def teacher_costs(config: RunConfig, on_gpu: bool = True) -> "Costs | None":
+    if config.distill_teacher is None:
+        return None
+    from yxanul.training.teacher import costs
+
+    return costs(config, on_gpu)
+
+
+def _loss(vocabulary: int, head: int, tokens: int, is_bf16: bool, on_gpu: bool, taught: bool) -> tuple[int, int]:
     """Both gradients, which the loss makes on the way forward; and one chunk of logits, gone when they are made."""
     from yxanul.loss_yxanul import VOCABULARY_MULTIPLE_ELSEWHERE, _rows_per_chunk
 
     width, multiple = 2 if is_bf16 else 4, VOCABULARY_MULTIPLE_ELSEWHERE if on_gpu else 1
     height = -(-vocabulary // multiple) * multiple
-    chunk = min(tokens, _rows_per_chunk(height, width, "cuda" if on_gpu else "cpu")) * height * (8 if is_bf16 else 4)
+    rows, each = _rows_per_chunk(height, width, "cuda" if on_gpu else "cpu"), 8 if is_bf16 else 4
+    if taught:
+        from yxanul.training.distillation import BUFFERS, fewer_rows
+
+        rows, each = fewer_rows(rows), 4 * BUFFERS
+    chunk = min(tokens, rows) * height * each
     if is_bf16 or height != vocabulary:
         chunk += (4 if is_bf16 else width) * head * height  # a copy of the weight; in bf16 a chunk's part of d_weight
     return 4 * head * (height + tokens), chunk
@@ -158,7 +180,8 @@ def estimate(config: RunConfig, phases: list[dict[str, Any]], name: str, count: 
         flops = training_flops_per_token(shape, phase["length"])
         forward = (flops["layers"] + flops["attention"]) / 3 / shape.num_hidden_layers  # of a layer
         again = phase["tokens"] * forward * (shape.num_hidden_layers // every if every else 0)
-        row["hours"] = peak and (phase["training_flops"] + again) / (peak * gpu.mfu * count) / 3600
+        needed = phase["training_flops"] + again + phase["teacher_flops"]
+        row["hours"] = peak and needed / (peak * gpu.mfu * count) / 3600
         lengths.append(row)
     hours = peak and sum(row["hours"] for row in lengths)
     facts = {

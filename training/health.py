@@ -129,6 +129,13 @@ class Health(TrainerCallback):
         largest = torch.maximum(highs, -lows)
         self._maxima["activation"] = torch.maximum(largest, self._maxima.get("activation", largest))
 
+    @torch.no_grad()
+    def see_teacher(self, outputs: Any, divergences: Tensor | None, targets: Tensor) -> None:
+        """Of a micro-batch: the two parts of its loss."""
+        if self.observes and divergences is not None:
+            counted = divergences.view(targets.shape).where(targets != IGNORED, 0.0)
+            self._add("distill", torch.stack((outputs.token_losses.sum(), counted.sum())))
+
     def _largest(self, name: str) -> float:
         return math.log(self.config.vocab_size) if name == "entropy" else 1.0
 
@@ -195,6 +202,9 @@ class Health(TrainerCallback):
             found |= self._of_predictions(numbers, targets) | self._of_activations(numbers, position)
         if "parameters" in numbers:
             found |= self._of_parameters(numbers)
+        if "distill" in numbers:
+            parts = zip(("cross_entropy", "divergence"), numbers["distill"], strict=True)
+            found |= {f"distill/{name}": value / targets for name, value in parts}
         found |= {f"gap/{domain}": loss - held_out for domain, held_out in self.alerts.held_out_losses.items()}
         found |= self._epochs(position)
         flops = sum(training_flops_per_token(self.config, position.length).values()) * tokens_per_second

@@ -15,7 +15,7 @@ from rich.markup import escape
 from yxanul.catalog import training_flops_per_token
 from yxanul.data.progress import say
 from yxanul.training.config import SCALE_HELP, RunConfig, read_config, settings_help
-from yxanul.training.estimate import GIB, GPUS, estimate
+from yxanul.training.estimate import GIB, GPUS, estimate, teacher_costs
 from yxanul.training.scale import NOTE as SCALE_NOTE
 
 
@@ -59,6 +59,7 @@ def describe(config: RunConfig) -> dict[str, Any]:
 
     plan, shape = config.plan(), config.shape()
     rate = learning_rates(config, plan)
+    teacher = teacher_costs(config)
     phases: list[dict[str, Any]] = []
     last = plan.steps - 1
     while last >= 0:  # from the end: a phase's last step knows how many came before it
@@ -78,6 +79,7 @@ def describe(config: RunConfig) -> dict[str, Any]:
                 "epochs": plan.epochs(position.stage_index),  # of the whole stage
                 "training_flops": tokens * sum(flops.values()),
                 "attention_share": flops["attention"] / sum(flops.values()),
+                "teacher_flops": tokens * teacher.flops(position.length) if teacher else 0,
             }
         )
         last = first - 1
@@ -87,6 +89,8 @@ def describe(config: RunConfig) -> dict[str, Any]:
         "steps": plan.steps,
         "tokens": plan.tokens,
         "training_flops": sum(phase["training_flops"] for phase in phases),
+        "teacher": teacher and {"name": config.distill_teacher, "parameters": teacher.parameters},
+        "teacher_flops": sum(phase["teacher_flops"] for phase in phases),
         "block": plan.block,
         "phases": phases[::-1],
         "roundings": [vars(rounding) for rounding in plan.roundings],
@@ -133,6 +137,12 @@ def print_plan(config: RunConfig) -> None:
         f"together: {facts['steps']:,} steps, {facts['tokens']:,} tokens, {facts['training_flops']:.3g} FLOPs for "
         f"{escape(facts['model'])}"
     )
+    if facts["teacher"]:
+        more = facts["teacher_flops"] / facts["training_flops"]
+        console.print(
+            f"teacher: {escape(facts['teacher']['name'])}, {facts['teacher']['parameters']:,} parameters; its forward "
+            f"passes are {facts['teacher_flops']:.3g} FLOPs on top, {more:.0%}"
+        )
     console.print(f"block: {facts['block']:,} tokens; every phase ends with one")
     for rounding in facts["roundings"]:
         console.print(

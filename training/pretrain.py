@@ -86,6 +86,10 @@ def _check_machine(config: RunConfig, processes: int) -> None:
         from yxanul.training.model import build_on_meta
 
         build_on_meta(config)
+    if config.distill_teacher is not None:
+        from yxanul.training.teacher import check_teacher
+
+        check_teacher(config)
     if config.parallel not in ("auto", "ddp"):
         from yxanul.training.launch.parallel import check_parallel, trainer_fields
         from yxanul.training.launch.processes import visible_gpus

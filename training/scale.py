@@ -18,7 +18,8 @@ from yxanul.catalog import load_shape
 FOLDER = "bins/tiny"
 NOTE = (
     f"--scale tiny: a toy on built-in text ({FOLDER}), four narrow layers, short rows, few steps, gates at their "
-    "loosest; precision, parallel, attention, compile, trackers by default. Its figures say nothing of the real run."
+    "loosest, no teacher; precision, parallel, attention, compile, trackers by default. Its figures say nothing of "
+    "the real run."
 )
 VOCABULARY = 1024
 TOKENIZER = {  # the same, whichever recipe comes first
@@ -34,7 +35,7 @@ STEP_TOKENS = 512  # of the largest step; the others keep their proportion to it
 # what a toy cannot afford, what needs other machines, and what it has no use for
 LEFT_OUT = """
     precision precision_policy parallel max_micro_batch_tokens validation_length warmup_steps warmup_tokens report_to
-    attention compile tf32
+    attention compile tf32 distill_teacher distill_weight distill_temperature distill_dtype
 """
 
 

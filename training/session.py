@@ -28,6 +28,7 @@ from yxanul.training.callbacks import CurriculumCallback, Record, StopSignals, c
 from yxanul.training.compilation import resolve_compile
 from yxanul.training.config import RunConfig
 from yxanul.training.console import Console
+from yxanul.training.distillation import Distillation
 from yxanul.training.gates import Gates
 from yxanul.training.inputs import load_fast_tokenizer
 from yxanul.training.loader import MicroBatches
@@ -39,6 +40,7 @@ from yxanul.training.precision.transformer_engine import TransformerEngine
 from yxanul.training.ranks import Ranks
 from yxanul.training.samples import Samples
 from yxanul.training.summary import print_summary
+from yxanul.training.teacher import load_teacher
 from yxanul.training.trackers import Trackers
 from yxanul.training.trainer import YxanulTrainer
 from yxanul.training.training_arguments import is_on_gpu, resolved_precision
@@ -91,6 +93,8 @@ class Session:
             raise BadInput("the launcher set dynamo_backend: leave it out; the run's compile says it.")
 
     def train(self) -> int:
+        if self.config.distill_teacher is not None:
+            self._bring_teacher()
         with ExitStack() as stack:
             self.ranks.first_writes(lambda: stack.enter_context(only_run_in(self.run)))
             exit_code = self._train(stack)
@@ -119,6 +123,16 @@ class Session:
             self.ranks.first_writes(lambda: write_final(self.config, self.run, step))
             trainer.exit_code = DONE
         return trainer.exit_code
+
+    def _bring_teacher(self) -> None:
+        config, trainer = self.config, self.trainer
+        teacher = load_teacher(config, trainer.args.device, trainer.model.config.vocab_size)
+        trainer.distillation = Distillation(teacher, config.distill_weight, config.distill_temperature)
+        trainer.distillation.install(trainer.model)
+        self.kernels.append(
+            f"teacher: {teacher.description}; {config.distill_weight:.0%} of the loss is its own, at temperature "
+            f"{config.distill_temperature:g}."
+        )
 
     def _say_hello(self) -> None:
         """The first figures may take a while."""

@@ -32,6 +32,7 @@ from yxanul.training import checkpoints
 from yxanul.training.beginning import is_stale
 from yxanul.training.compilation import Compilation
 from yxanul.training.config import RunConfig
+from yxanul.training.distillation import Distillation
 from yxanul.training.gates import Evidence
 from yxanul.training.guard import StepGuard
 from yxanul.training.health import REQUESTS, Health
@@ -71,6 +72,7 @@ class YxanulTrainer(Trainer):
         self._targets_in_step = 0
         self.is_bf16 = uses_bf16(config)
         self.te: TransformerEngine | None = None
+        self.distillation: Distillation | None = None
         self._zero: zero.Zero | None = None
         self._parameters: list[nn.Parameter] = []
         super().__init__(
@@ -114,8 +116,8 @@ class YxanulTrainer(Trainer):
         model: Any = self.model_wrapped.train()
 
         def loss() -> Any:
+            batch = self._ready(inputs)
             with self._autocast(), te.region():
-                batch = self._prepare_inputs(inputs) | self._loss_options
                 return Trainer.compute_loss(self, model, batch, num_items_in_batch=targets)
 
         te.warm_up(loss, self.accelerator.backward, model.zero_grad)
@@ -129,14 +131,22 @@ class YxanulTrainer(Trainer):
             for name, value in inputs.items()
         }
 
+    def _ready(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """On the device, with the loss's options, and read by the teacher, if there is one."""
+        batch = self._prepare_inputs(inputs)
+        if self.distillation:
+            with self.health.timed("teacher"):
+                self.distillation.read(batch)
+        return batch | {"z_loss": self.config.z_loss, "compiled_loss": self.compilation.loss}
+
     # A step
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of a micro-batch. The stock one walks the whole module tree each time."""
         if not self.model.training:  # DDP's wrapper says that it trains, whatever is inside
             model.train()
+        batch = self._ready(inputs)
         with self._autocast(), self.te.region() if self.te else nullcontext():
-            batch = self._prepare_inputs(inputs) | self._loss_options
             batch |= REQUESTS if self.health.observes else {}
             loss: Any = self.compute_loss(model, batch, num_items_in_batch=num_items_in_batch)
         self.guard.add_loss(loss.detach())
@@ -151,11 +161,9 @@ class YxanulTrainer(Trainer):
         with self.health.timed("forward"):
             found: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
         self.health.see_predictions(found[1], inputs["shift_labels"])
+        if self.distillation:
+            self.health.see_teacher(found[1], self.distillation.divergences, inputs["shift_labels"])
         return found if return_outputs else found[0]
-
-    @property
-    def _loss_options(self) -> dict[str, Any]:
-        return {"z_loss": self.config.z_loss, "compiled_loss": self.compilation.loss}
 
     def _autocast(self) -> torch.autocast:
         """Ours, not accelerate's, which FSDP2 replaces by weights, sums and losses in bf16; the same in evaluation."""
