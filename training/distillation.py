@@ -141,7 +141,7 @@ def _figures_with_teacher(
     needs_correct: bool,
     needs_gradient: bool,
     some: slice | None,
-) -> tuple[Tensor, ...]:
+) -> tuple:
     """Of one chunk: KL, what `_figures_of` finds, and the gradient of both parts, rounded once."""
     dtype = _sum_dtype(logits)
     rounded, logits = logits.dtype, logits.to(dtype)

@@ -55,6 +55,9 @@ class Teacher:
 
 
 class Int8Linear(nn.Module):
+    weight: Tensor
+    scale: Tensor
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = linear.weight.float()
@@ -144,7 +147,7 @@ def load_teacher(config: RunConfig, device: torch.device, vocabulary: int) -> Te
     dtype = teacher_dtype(config, device.type == "cuda")
     numbers = torch.float32 if _computes_in_fp32(dtype, device.type == "cuda") else torch.bfloat16
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(config.distill_teacher, dtype=numbers)
+        model: Any = AutoModelForCausalLM.from_pretrained(str(config.distill_teacher), dtype=numbers)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         raise _wrong(config, f"it cannot be loaded: {' '.join(str(error).split()).rstrip('.')}.") from None
     model = model.eval().requires_grad_(False).to(device)
