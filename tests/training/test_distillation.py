@@ -92,6 +92,7 @@ def test_logits_of_all_rows_never_exist():
     assert fewer_rows(16) == 16 and fewer_rows(128) == 64 and fewer_rows(10_000) == 2000
 
 
+@pytest.mark.slow
 def test_compiled_it_is_the_same_and_figures_come_along():
     latent, weight, targets, theirs, table = inputs(90, torch.float32)
     options = {"return_correct": True, "entropy_every": 4, "z_loss": 1e-2, "chunk_rows": 32}
@@ -115,8 +116,8 @@ def folder_of(tmp_path):
     """`folder_of(model)`: where it is saved."""
 
     def save(model):
-        model.save_pretrained(tmp_path / "teacher")
-        return str(tmp_path / "teacher")
+        model.save_pretrained(tmp_path / "another")
+        return str(tmp_path / "another")
 
     return save
 
@@ -373,7 +374,7 @@ def test_a_teacher_that_does_not_fit_is_refused_by_name(chat, chat_teacher, tmp_
     def refused(file):
         assert main(["pretrain", str(file), "--out", str(tmp_path / "run")]) == 2
         said = capsys.readouterr().err
-        assert said.count("\n") == 1 and not (tmp_path / "run").exists(), said
+        assert said.count("yxanul: ") == 1 and not (tmp_path / "run").exists(), said
         return said
 
     file = recipe(chat, distill_teacher=str(chat_teacher))
