@@ -238,7 +238,7 @@ def test_two_processes_with_accumulation_and_checkpointing_are_one(whole, run, t
 @pytest.mark.parametrize("how", ["layers", "model"])
 def test_compiled_it_is_the_same_run(whole, run, teacher, how):
     compiled = run(distill_teacher=teacher, distill_temperature=2.0, compile=how, gradient_checkpointing=True)
-    assert compiled(eager_kernels=True) == 0, compiled.said()
+    assert compiled(eager_kernels=True, seconds=600) == 0, compiled.said()
     assert compiled.losses()[:12] == pytest.approx(whole.losses()[:12], abs=1e-5)
 
 
@@ -308,6 +308,15 @@ def test_fine_tuning_with_a_teacher_is_exact_after_a_kill(chat, chat_teacher, tm
     divergences = [line["distill/divergence"] for line in finished.lines()]
     assert divergences[-1] < 0.7 * divergences[0]
     assert "distill_teacher" not in (tmp_path / "whole/final/config.json").read_text()
+
+
+@pytest.mark.slow
+def test_an_adapter_learns_from_a_teacher(chat, chat_teacher, tmp_path):
+    pytest.importorskip("peft")
+    taught = Run(recipe(chat, distill_teacher=str(chat_teacher), distill_weight=0.9, lora={"r": 4}), tmp_path / "run")
+    assert taught() == 0, taught.said()
+    divergences = [line["distill/divergence"] for line in taught.lines()]
+    assert divergences[-1] < 0.9 * divergences[0]
 
 
 # Plans and bad input
