@@ -19,6 +19,7 @@ from yxanul.data import problems
 from yxanul.data.builtin import ProblemReader
 from yxanul.data.columns import Columns
 from yxanul.data.documents import Finding
+from yxanul.data.formats import in_lines
 
 Messages = list[dict[str, str]]
 # the columns that make a form; the first form whose columns are all there is taken
@@ -60,7 +61,8 @@ class ConversationColumns(Columns):
             if self.skip:
                 return Finding("", place, str(error))
             raise BadInput(
-                f"{place}: {error}; mend it, or add bad=skip to the source to leave such conversations out, counted."
+                f"{in_lines(place)}: {error}; mend it, or add bad=skip to the source to leave such conversations "
+                "out, counted."
             ) from None
 
 

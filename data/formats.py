@@ -76,6 +76,19 @@ def open_bytes(path: str) -> IO[bytes]:
     return open(path, "rb")
 
 
+def in_lines(place: str) -> str:
+    """Of `FILE, byte N` the line, counted only where somebody is told; another place as it is."""
+    path, _, offset = place.rpartition(", byte ")
+    if not path:
+        return place
+    number, read = 1, 0
+    with open_bytes(path) as file:
+        while read < int(offset):
+            read += len(file.readline())
+            number += 1
+    return f"{path}, line {number}"
+
+
 # --- text ------------------------------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,9 @@ from yxanul.run_folder import RunFolder
 from yxanul.strict_yaml import read_yaml
 from yxanul.training import checkpoints
 from yxanul.training.config import RunConfig, differences, write_config
+from yxanul.training.scale import is_toy
 
+MOST_DIFFERENCES = 5  # that are named
 PACKAGES = ("yxanul", "torch", "transformers", "accelerate", "huggingface_hub", "safetensors", "numpy")
 
 
@@ -85,7 +87,7 @@ def check_origin(config: RunConfig, run: RunFolder, checkpoint: Path | None, for
     different = differences(read_yaml(other.config), config.resolved()) if other.config.exists() else ["unknown"]
     if different:
         raise BadInput(
-            f"--resume {checkpoint} is of a run with another recipe ({'; '.join(different)}): --force takes its "
+            f"--resume {checkpoint} is of a run with another recipe ({_shortened(different)}): --force takes its "
             "weights, moments and step all the same, --init-from its weights alone."
         )
 
@@ -97,15 +99,22 @@ def check_folder(config: RunConfig, run: RunFolder, force: bool) -> None:
         if run.path.exists() and any(file.name not in killed_at_once for file in run.path.iterdir()):
             raise BadInput(f"--out {run.path} holds other files and no {run.config.name}: give a new folder.")
         return
-    different = differences(read_yaml(run.config), config.resolved())
+    before = read_yaml(run.config)
+    different = _shortened(differences(before, config.resolved()))
     if not different:
         return
     if not force:
+        toy = " (it is a toy: --scale tiny goes on)" if is_toy(before) and not is_toy(config.resolved()) else ""
         raise BadInput(
-            f"{run.path} was begun with another recipe: {'; '.join(different)}. Give another --out, or --force to go "
-            "on from its last checkpoint with the new values: weights and moments stay, what comes is the new plan's."
+            f"{run.path} was begun with another recipe{toy}: {different}. Give another --out, or --force to go on "
+            "from its last checkpoint with the new values: weights and moments stay, what comes is the new plan's."
         )
-    say(f"--force: {'; '.join(different)}.")
+    say(f"--force: {different}.")
+
+
+def _shortened(different: list[str]) -> str:
+    more = len(different) - MOST_DIFFERENCES
+    return "; ".join(different[:MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
 
 
 @contextlib.contextmanager

@@ -213,7 +213,7 @@ def read_config(recipe: str, assignments: list[str], scale: str | None = None) -
         from yxanul.training.scale import scaled
 
         read_config(recipe, []).plan()
-        given = scaled(given | {key: changes[key] for key in ("init_from",) if key in changes}, str(file))
+        given = scaled(given, str(file), changes.get("init_from"))
     for key, value in changes.items():
         if value is None and f"{key}=" in assignments:
             raise BadInput(f"command line: {key}= is empty: leave it out to keep the default, or write {key}=null.")

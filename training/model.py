@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from transformers import set_seed
+from transformers.utils import logging
 
 from yxanul.bad_input import BadInput
 from yxanul.modeling_yxanul import YxanulForCausalLM
@@ -25,7 +26,10 @@ def _adapt(model: Any, config: RunConfig) -> None:
     assert config.init_from is not None
     own = replace(config, model=config.init_from, model_config={}).shape().config.vocab_size
     if model.config.vocab_size != own:
-        raise config.wrong(f"lora learns no new tokens: keep model_config.vocab_size={own}, or train all weights.")
+        raise config.wrong(
+            f"lora learns no new tokens: keep model_config.vocab_size={own} and a template that adds none, such as "
+            "user-assistant, or train all weights."
+        )
     add_adapters(model, config.lora, config.init_from, config.recipe)
 
 
@@ -39,6 +43,8 @@ def _built(config: RunConfig, with_weights: bool) -> Any:
         own = replace(config, model=config.init_from, model_config={}).shape().config.vocab_size
     shape.vocab_size = min(rows, own)
     loaded: Any
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its own report of what does not fit; ours is below
     try:
         loaded = YxanulForCausalLM.from_pretrained(
             config.init_from,
@@ -50,6 +56,8 @@ def _built(config: RunConfig, with_weights: bool) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise BadInput(f"init_from={config.init_from} cannot be loaded: {reason}") from None
+    finally:
+        logging.set_verbosity(verbosity)
     model, report = loaded
     lost = [*report["missing_keys"], *report["unexpected_keys"], *(name for name, *_ in report["mismatched_keys"])]
     if lost:

@@ -7,7 +7,7 @@
 
 For conversations (data/conversation_bins.py): a tokenizer with a chat template, and what is learnt.
 
-      tokenizer: {from: runs/demo/final, template: chatml}
+      tokenizer: {from: runs/demo/final, template: chatml}     # one that is trained here may have a template too
       bins/chat: {sources: [builtin:math], conversations: answers, pack: 256}
 
 What is there is left alone, but its bins must be of the recipe's tokenizer. Killed at any moment, the next start goes
@@ -21,6 +21,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from yxanul.data.sources import open_source
 from yxanul.data.tokenizer_command import DEFAULT_DIGITS, train
 from yxanul.data.tokenizers import load_tokenizer
 from yxanul.training.cast import cast, check_limits
+from yxanul.training.config import RunConfig
 from yxanul.training.launch.processes import environment
 
 TOKENIZER = "tokenizer"
@@ -45,6 +47,7 @@ BINS = ENTRY | {"pack": "int", "min_tokens": "int", "decontaminate": "list[str]"
 BINS |= {"conversations": "str"}
 OF_TOKENIZER = ENTRY | {"kind": "str", "vocabulary": "int", "transition": "int", "digits": "str", "limit_bytes": "int"}
 CHAT_TOKENIZER = {"from": "str", "template": "str"}
+OF_TOKENIZER |= {"template": "str"}
 NEEDED = ("kind", "vocabulary", "sources", "from")
 LIMITS: dict[str, dict[str, Any]] = {
     "held_out": {"at_least": 0, "below": 1},
@@ -82,6 +85,20 @@ def prepare_missing(data: dict[str, Any], tokenizer: str | None) -> None:
             open_bin(token_bin, fingerprint)
 
 
+def with_room_for_new_tokens(config: RunConfig) -> RunConfig:
+    """A tokenizer that grew out of that of init_from, as a template may make it grow, wants rows in the model."""
+    if config.init_from is None or not Path(config.tokenizer or "").is_dir() or "vocab_size" in config.model_config:
+        return config
+    try:
+        tokenizer, own = load_tokenizer(str(config.tokenizer)), load_tokenizer(config.init_from)
+    except BadInput:  # weights without a tokenizer; what else is wrong is said where it is read
+        return config
+    size = tokenizer.vocabulary_size
+    if size <= config.shape().config.vocab_size or not tokenizer.extends(own):
+        return config
+    return replace(config, model_config=config.model_config | {"vocab_size": size})
+
+
 def checked_entry(name: str, given: Any) -> dict[str, Any]:
     where = f"data: {name}"
     if not isinstance(given, dict):
@@ -114,7 +131,11 @@ def _make(entries: dict[Path, dict[str, Any]], tokenizer: str) -> None:
                 continue
             if "kind" in entry:
                 unset = dict.fromkeys(("transition", "digits", "limit_bytes"))
-                train(argparse.Namespace(**{"held_out": 0.0} | unset | entry, source=entry["sources"], out=folder))
+                plain = folder.with_name(f"{folder.name}-plain") if "template" in entry else folder
+                if not plain.exists():  # a kill between the two
+                    train(argparse.Namespace(**{"held_out": 0.0} | unset | entry, source=entry["sources"], out=plain))
+                if plain != folder:
+                    make_chat_tokenizer(str(plain), entry["template"], folder)
                 continue
             settings = {key: value for key, value in entry.items() if key != "stand_in"}
             with environment({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}):  # workers are parallel

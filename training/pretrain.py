@@ -26,18 +26,20 @@ _EXAMPLES = {"pretrain": "demo", "sft": "sft"}
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 
 
-def main(arguments: list[str], verb: str = "pretrain", check: Callable[[RunConfig], None] | None = None) -> int:
+def main(arguments: list[str], verb: str = "pretrain", check: Callable[[RunConfig, bool], None] | None = None) -> int:
     """`verb` and `check`: of sft.py, which is this with conversations."""
     for name, value in PATIENT_THREADS.items():
         os.environ.setdefault(name, value)
     keep_compiled()
     options, config = _parse(arguments, verb)
     if check is not None:
-        check(config)
+        check(config, options.scale == "tiny")
+    from yxanul.training.preparing import prepare_missing, with_room_for_new_tokens
+
+    config = with_room_for_new_tokens(config)
     if options.dry_run:
         return _dry_run(config, options.processes or 1, options.out, options.force)
     from yxanul.training.launch.processes import start
-    from yxanul.training.preparing import prepare_missing
 
     launched = "WORLD_SIZE" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
     if os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp8":  # the Trainer would ignore it, or convert the head too
@@ -46,6 +48,7 @@ def main(arguments: list[str], verb: str = "pretrain", check: Callable[[RunConfi
         raise BadInput("--processes starts processes, and so does this launcher: leave --processes out.")
     _check_before_preparing(config, options)
     prepare_missing(config.data, config.tokenizer)
+    config = with_room_for_new_tokens(config)
     processes = options.processes or (1 if launched else _one_for_each_gpu(config))
     config.accumulation(int(os.environ.get("WORLD_SIZE", processes)))  # refuses rows that do not divide
     if processes > 1:

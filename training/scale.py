@@ -3,7 +3,8 @@
     yxanul pretrain yxanul-177m-24gb --scale tiny --out runs/toy          # seconds on a laptop, no network, no GPU
 
 The preset keeps its structure (factors, ties, positions, activation, queries per key) in four narrow layers; all tiny
-runs share bins/tiny. Gates are judged at their loosest. Weights that a run begins with (`init_from`) keep their shape.
+runs share bins/tiny. Gates are judged at their loosest. Weights that a run begins with (`init_from`) keep their shape;
+fine-tuning begins with random ones unless the command line names some.
 Nothing that comes out says how the real run would do. Not here: checking (config.py reads it before and after).
 """
 
@@ -29,6 +30,7 @@ TOKENIZER = {  # the same, whichever recipe comes first
     "limit_bytes": 400_000,
     "held_out": 0.15,
 }
+ADDED_BY_TEMPLATES = 8  # ids at most; without them a chat's tokenizer fits the toy's model
 HEAD = 16
 LONGEST = 128
 STEP_TOKENS = 512  # of the largest step; the others keep their proportion to it
@@ -39,9 +41,18 @@ LEFT_OUT = """
 """
 
 
-def scaled(recipe: dict[str, Any], file: str) -> dict[str, Any]:
-    """`recipe` is one that `read_config` takes, `file` its name for messages."""
-    chat = recipe.get("data", {}).get("tokenizer", {}).get("template")
+def is_toy(resolved: dict[str, Any]) -> bool:
+    return str(resolved.get("tokenizer")).startswith(f"{FOLDER}/")
+
+
+def scaled(recipe: dict[str, Any], file: str, init_from: str | None = None) -> dict[str, Any]:
+    """`recipe` is one that `read_config` takes, `file` its name for messages, `init_from` that of the command line."""
+    recipe = dict(recipe)
+    if init_from is not None:
+        recipe["init_from"] = init_from
+    elif _template(recipe) and "model" in recipe:
+        recipe.pop("init_from", None)
+    chat = _chat_folder(recipe)
     data = {name: entry for name, entry in recipe.get("data", {}).items() if name != "tokenizer"}
     stand_ins = {name: _stand_in(name, entry, file) for name, entry in data.items()}
 
@@ -49,8 +60,9 @@ def scaled(recipe: dict[str, Any], file: str) -> dict[str, Any]:
         """Of the bins that stand in for a bin of the recipe."""
         for entry, spec in stand_ins.items():
             if name == entry or name.startswith(f"{entry}/"):
-                kind = "chat-" if "conversations" in data[entry] else ""
-                return f"{FOLDER}/{kind}{re.sub('[^a-z0-9]+', '-', spec.removeprefix('builtin:'))}"
+                learn = data[entry].get("conversations")
+                name = _slug(spec.removeprefix("builtin:")) + (f"-{learn}" if learn else "")
+                return f"{chat if learn else FOLDER}/{name}"
         raise BadInput(f"{file}: {name} has no stand-in for --scale tiny: give it an entry under `data` with one.")
 
     accumulates = "max_micro_batch_tokens" in recipe or _whole(recipe.get("gradient_accumulation_steps") or 1) > 1
@@ -58,8 +70,8 @@ def scaled(recipe: dict[str, Any], file: str) -> dict[str, Any]:
     shrink = math.ceil(max(_whole(phase["length"]) for phase in real) / LONGEST)
     phases = iter(_phases(real, shrink, 1 + accumulates))
     tiny = {key: value for key, value in recipe.items() if key not in LEFT_OUT.split()} | {
-        "tokenizer": f"{FOLDER}/{'chat-' if chat else ''}tokenizer",
-        "data": {"tokenizer": {"from": recipe["init_from"], "template": chat} if chat else dict(TOKENIZER)},
+        "tokenizer": f"{chat}/tokenizer",
+        "data": {"tokenizer": _tokenizer(recipe)},
         "stages": [_stage(stage, [next(phases) for _ in stage["phases"]], folder) for stage in recipe["stages"]],
         "validation": {domain: f"{folder(name)}/held_out" for domain, name in recipe.get("validation", {}).items()},
         "validation_tokens": 8192,
@@ -77,6 +89,27 @@ def scaled(recipe: dict[str, Any], file: str) -> dict[str, Any]:
     if "init_from" not in recipe:
         tiny["model_config"] = _model_config(recipe["model"], recipe.get("model_config", {}), shrink)
     return tiny | _warmup(recipe)
+
+
+def _template(recipe: dict[str, Any]) -> str | None:
+    return recipe.get("data", {}).get("tokenizer", {}).get("template")
+
+
+def _chat_folder(recipe: dict[str, Any]) -> str:
+    """Conversations know a template, and the tokenizer of the weights that they are for."""
+    names = filter(None, [_template(recipe), recipe.get("init_from")])
+    return "-".join([f"{FOLDER}/chat", *map(_slug, names)]) if _template(recipe) else FOLDER
+
+
+def _tokenizer(recipe: dict[str, Any]) -> dict[str, Any]:
+    template = {"template": _template(recipe)} if _template(recipe) else {}
+    if template and "init_from" in recipe:
+        return template | {"from": recipe["init_from"]}
+    return TOKENIZER | ({"vocabulary": VOCABULARY - ADDED_BY_TEMPLATES} | template if template else {})
+
+
+def _slug(text: str) -> str:
+    return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _stand_in(name: str, entry: dict[str, Any], file: str) -> str:

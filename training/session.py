@@ -198,7 +198,9 @@ class Session:
             say(f"done: {final} loads with from_pretrained.")
             if self.trainer.processing_class is not None:
                 begin = f"yxanul pretrain continue --init-from {final} tokenizer={final} --out RUN"
-                say(f"next, on text of yours: {begin}  (docs/continued-pretraining.md)")
+                onward = f"on text of yours: {begin}  (docs/continued-pretraining.md)"
+                talks = any(each.is_conversations for each in self.trainer.batches.stream.bins.values())
+                say(f"next, {f'talk to it: yxanul chat {final}' if talks else onward}")
         else:
             say(f"this stage is done at step {step:,} of {self.plan.steps:,}; without --stage the run goes on.")
 

@@ -17,8 +17,8 @@ def main(arguments: list[str]) -> int:
     return pretrain.main(arguments, "sft", check)
 
 
-def check(config: RunConfig) -> None:
-    if config.init_from is None:
+def check(config: RunConfig, is_toy: bool) -> None:
+    if config.init_from is None and not is_toy:
         raise config.wrong("fine-tuning begins with a model: set init_from to a checkpoint's folder or Hub name.")
     if not config.document_mask:
         raise config.wrong("conversations in a row would see each other: set document_mask: true.")

@@ -1,5 +1,6 @@
 """Conversations of every known form; what is none is refused with file and row, or left out and counted."""
 
+import gzip
 import json
 from collections import Counter
 
@@ -29,7 +30,8 @@ def source(tmp_path):
             pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
             parquet.write_table(pyarrow.Table.from_pylist(list(records)), file)
         else:
-            file.write_text("".join(json.dumps(record) + "\n" for record in records))
+            text = "".join(json.dumps(record) + "\n" for record in records).encode()
+            file.write_bytes(gzip.compress(text) if ending.endswith("gz") else text)
         return open_source(f"{file}{settings}", conversations=True)
 
     return make
@@ -84,10 +86,16 @@ def test_what_is_no_conversation_is_named_with_file_and_row(source, tmp_path, re
     good = {"messages": MESSAGES}
     with pytest.raises(BadInput) as error:
         read(source(good, record))
-    row = len(json.dumps(good)) + 1
-    assert str(error.value).startswith(f"{tmp_path}/talk.jsonl, byte {row}: {problem}; mend it, or add bad=skip")
+    assert str(error.value).startswith(f"{tmp_path}/talk.jsonl, line 2: {problem}; mend it, or add bad=skip")
     conversations, counts, _ = read(source(good, record, settings=",bad=skip"))
     assert conversations == [MESSAGES] and counts == {problem: 1}
+
+
+@pytest.mark.parametrize("ending, row", [("jsonl", "line 3"), ("jsonl.gz", "line 3"), ("parquet", "row 3")])
+def test_the_row_that_is_named_is_the_row_of_the_file(source, tmp_path, ending, row):
+    records = [FORMS["gsm8k"]] * 2 + [{"question": "Why?", "answer": ""}]
+    with pytest.raises(BadInput, match=f"talk.{ending}, {row}: empty answer; "):
+        read(source(*records, ending=ending))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The model that a run begins with: the seed's, or another checkpoint's, or none at all."""
 
+import logging
+
 import pytest
 import torch
 
@@ -63,10 +65,13 @@ def test_init_from_half_precision_is_trained_in_float32(small_config, llama):
     ],
     ids=["wider", "deeper", "shallower", "untied", "factorised"],
 )
-def test_weights_of_another_shape_are_refused_by_name(small_config, small_shape, llama, changes, name):
+def test_weights_of_another_shape_are_refused_by_name(small_config, small_shape, llama, changes, name, monkeypatch):
     _, folder = llama()
+    said = []
+    monkeypatch.setattr(logging.Logger, "handle", lambda logger, record: said.append(record.getMessage()))
     with pytest.raises(BadInput, match=f"init_from={folder} does not fit the model: .*{name}.* take its own shape"):
         build(small_config(init_from=folder, model_config=small_shape | changes))
+    assert not said, "one sentence, without the table of transformers"
 
 
 def test_init_from_a_folder_without_weights_is_refused(small_config, tmp_path):

@@ -6,6 +6,7 @@ Figures are those of the sources, written down here and not read from the recipe
 import json
 import pathlib
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from yxanul.__main__ import main
 from yxanul.bad_input import BadInput
 from yxanul.data import hub_datasets
 from yxanul.data.sources import open_source
+from yxanul.data.tokenizers import load_tokenizer
 from yxanul.strict_yaml import read_yaml
 from yxanul.training.config import SETTINGS, read_config
 from yxanul.training.plan_command import describe
@@ -180,7 +182,7 @@ def toys(tmp_path_factory):
         return folder
 
     def words(name, here):
-        begin = ["--init-from", str(run("elite-112m") / "final")] if name in GOES_ON else []
+        begin = ["--init-from", str(run("elite-112m") / "final")] if name in GOES_ON and name != "sft" else []
         verb = "sft" if "sft" in name else "pretrain"
         return [verb, name, "--scale", "tiny", "--out", str(here / name), "use_cpu=true", *begin]
 
@@ -209,6 +211,7 @@ def test_a_toy_has_the_structure_of_its_recipe(name, toys):
     toys_own = {"model_config", "tokenizer", "stages", "validation", "validation_tokens", "validation_length", "data"}
     toys_own |= {"warmup_steps", "warmup_tokens", "precision", "parallel", "gradient_accumulation_steps", "report_to"}
     toys_own |= {"max_micro_batch_tokens", "logging_steps", "save_steps", "eval_steps", "attention", "compile"}
+    toys_own |= {"init_from"} if "template" in real.data.get("tokenizer", {}) else set()
     for key in SETTINGS.keys() - toys_own:
         assert getattr(real, key) == getattr(toy, key), key
     assert toy.training_arguments.keys() == real.training_arguments.keys()
@@ -236,6 +239,25 @@ def test_a_toys_model_has_the_structure_of_its_preset(name, toys):
     assert toy.hidden_size < 100 and toy.num_hidden_layers == 4
     ratio = real.intermediate_size / real.hidden_size
     assert toy.intermediate_size / toy.hidden_size == pytest.approx(ratio, rel=0.15)
+
+
+def test_a_toy_of_fine_tuning_begins_with_nothing_or_with_what_the_command_line_names(toys):
+    alone, named = read_config("sft", [], "tiny"), read_config("sft", [f"init_from={toys('elite-112m')}/final"], "tiny")
+    assert alone.init_from is None and not Path(alone.tokenizer).is_relative_to(Path(named.tokenizer).parent)
+    assert named.data["tokenizer"]["from"] == named.init_from == named.model
+    other = read_config("sft", ["init_from=other", "model=tiny"], "tiny")
+    assert other.tokenizer != named.tokenizer, "bins of one model's tokenizer are no other's"
+    assert load_tokenizer(toys("sft") / "final").vocabulary_size <= alone.shape().config.vocab_size
+
+
+def test_a_toy_that_goes_on_as_no_toy_says_so_in_a_few_words(toys, monkeypatch, capsys):
+    run = toys("elite-112m")
+    monkeypatch.chdir(toys.here)
+    words = [word for word in toys.words("elite-112m", toys.here) if word not in ("--scale", "tiny")]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert f"{run} was begun with another recipe (it is a toy: --scale tiny goes on): " in said
+    assert len(said) < 1000 and re.search("; and [0-9]+ more. Give another --out", said)
 
 
 def test_the_same_command_goes_on_and_the_resolved_config_too(toys, monkeypatch, capsys):

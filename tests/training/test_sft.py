@@ -122,22 +122,31 @@ def test_new_tokens_begin_as_the_mean_of_the_old_ones(chat, tiny_model, layout):
     torch.testing.assert_close(table[301], old.get_input_embeddings().weight.mean(0))
 
 
-def test_chatml_trains_with_its_new_tokens_once_the_model_has_room(chat, tmp_path):
-    make_chat_tokenizer(str(chat / "base"), "chatml", chat / "ml")
-    file = chat / "talk.jsonl"
-    prepare([str(file)], str(chat / "ml"), chat / "mlbins", held_out=0.2, pack=LENGTH, conversations="answers")
-    changes = {"tokenizer": str(chat / "ml"), "validation": {"talk": str(chat / "mlbins/held_out")}}
-    changes |= {"stages": [yaml.safe_load(recipe(chat).read_text())["stages"][0] | {"steps": 2}]}
-    changes["stages"][0]["sources"] = [{"bin": str(chat / "mlbins/train")}]
-    vocabulary = load_chat_tokenizer(chat / "ml").vocabulary_size
-    config = read_config(str(recipe(chat, **changes)), [])
-    with pytest.raises(BadInput, match=f"set model_config.vocab_size={vocabulary}, or take another"):
-        open_stream(config, config.plan(), config.shape().config)
-    run = Run(recipe(chat, **changes, model_config={"vocab_size": vocabulary}), tmp_path / "run")
+def test_chatml_makes_room_for_its_tokens_by_itself_and_the_run_goes_on(chat, tmp_path):
+    """The recipe says the template alone; tokenizer and bins are made by the run."""
+    bins, tokenizer = f"{tmp_path}/ml/talk", f"{tmp_path}/ml/tokenizer"
+    changes = {"tokenizer": tokenizer, "validation": {"talk": f"{bins}/held_out"}, "save_steps": 1}
+    entry = {"sources": [str(chat / "talk.jsonl")], "held_out": 0.2, "pack": LENGTH, "conversations": "answers"}
+    changes["data"] = {"tokenizer": {"from": str(chat / "model"), "template": "chatml"}, bins: entry}
+    changes["stages"] = [yaml.safe_load(recipe(chat).read_text())["stages"][0] | {"steps": 2}]
+    changes["stages"][0]["sources"] = [{"bin": f"{bins}/train"}]
+    run = Run(recipe(chat, **changes), tmp_path / "run")
+    assert run(kill={"step": 1}) == -9
     assert run() == 0, run.said()
+    vocabulary = load_chat_tokenizer(tokenizer).vocabulary_size
     final = YxanulForCausalLM.from_pretrained(tmp_path / "run/final")
-    assert final.config.vocab_size == vocabulary
+    assert final.config.vocab_size == vocabulary == load_chat_tokenizer(chat / "chat").vocabulary_size + 2
     assert vocabulary - 1 in np.atleast_1d(final.generation_config.eos_token_id), "generation stops at <|im_end|>"
+    assert run.losses()[-1] < 10, "new rows are no noise"
+
+
+def test_a_bin_of_a_larger_vocabulary_than_the_models_is_refused(chat):
+    make_chat_tokenizer(str(chat / "base"), "chatml", chat / "ml")
+    prepare([str(chat / "talk.jsonl")], str(chat / "ml"), chat / "mlbins", pack=LENGTH, conversations="answers")
+    stage = yaml.safe_load(recipe(chat).read_text())["stages"][0] | {"sources": [{"bin": str(chat / "mlbins/train")}]}
+    config = read_config(str(recipe(chat, tokenizer=str(chat / "ml"), stages=[stage], validation={})), [])
+    with pytest.raises(BadInput, match="set model_config.vocab_size=[0-9]+, or take another"):
+        open_stream(config, config.plan(), config.shape().config)
 
 
 @pytest.mark.parametrize(
