@@ -164,8 +164,9 @@ def make_chat_tokenizer(base: str, template: str, folder: Path) -> None:
     """The tokenizer `base` with one of TEMPLATES (or its own, or a jinja file) and the special tokens of it."""
     check_free(folder)
     plain, files = load_tokenizer(base), tokenizer_files(base)
-    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end_of_text_token(files)}
+    settings: dict[str, Any] = {"eos_token": end_of_text_token(files)}
     settings |= read_json(files[SETTINGS[0]]) if SETTINGS[0] in files else {}
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # others put a pre-tokenizer of theirs before the merges
     if template in TEMPLATES:
         settings["chat_template"], tokens, end = TEMPLATES[template]
         plain.backend.add_special_tokens([token for token in tokens if plain.backend.token_to_id(token) is None])

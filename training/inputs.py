@@ -164,10 +164,14 @@ def _check_same_tokenizer(first: TokenBin, other: TokenBin) -> None:
 
 
 def load_fast_tokenizer(config: RunConfig) -> Any:
-    """transformers' own, to be saved beside the weights."""
+    """transformers' own, to be saved beside the weights: its tokenizer.json as it is.
+
+    A class of a model's name, such as GPT2Tokenizer (SmolLM2 has it), takes vocabulary and merges alone, and puts its
+    own pre-tokenizer before them: what is saved would be another tokenizer than that of the bins.
+    """
     if config.tokenizer is None:
         return None
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     path = Path(config.tokenizer)
-    return AutoTokenizer.from_pretrained(path.parent if path.is_file() else config.tokenizer)
+    return PreTrainedTokenizerFast.from_pretrained(path.parent if path.is_file() else config.tokenizer)

@@ -153,9 +153,12 @@ def _named(folder: Path, entry: dict[str, Any], tokenizer: str) -> Iterator[None
     except BadInput as error:
         mend = ""
         if str(error).startswith("hf:") and "cannot be opened" in str(error):
+            given = [(key, entry[key]) for key in ("held_out", "pack", "min_tokens", "conversations") if key in entry]
+            flags = "".join(f" --{key.replace('_', '-')} {value}" for key, value in given)
             mend = (
                 f" Without a network: make {folder} where there is one, with `yxanul data prepare --tokenizer "
-                f"{tokenizer} --out {folder}` and a --source for each, and copy it here; or run with --scale tiny."
+                f"{tokenizer} --out {folder}{flags}` and a --source for each, and copy it here; or run with --scale "
+                "tiny."
             )
         raise BadInput(f"data: {folder}: {error}{mend}") from None
 

@@ -64,6 +64,21 @@ def test_tokens_are_added_behind_the_old_ones_and_change_the_fingerprint(base, m
     assert new.extends(old) and old.extends(new) == (added == 0)
 
 
+def test_a_tokenizer_of_a_named_class_keeps_its_own_pre_tokenizer(base, made):
+    """As SmolLM2's, whose class would split before digits no more."""
+    from transformers import AutoTokenizer
+
+    content = json.loads((base / "tokenizer.json").read_text())
+    digits = {"type": "Digits", "individual_digits": True}
+    content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, content["pre_tokenizer"]]}
+    (base / "tokenizer.json").write_text(json.dumps(content))
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": "GPT2Tokenizer"}))
+    folder = made("user-assistant")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder.with_name("saved"))
+    assert load_tokenizer(folder.with_name("saved")).fingerprint == load_tokenizer(base).fingerprint
+
+
 def test_a_tokenizer_of_other_merges_extends_nothing(base, tmp_path):
     other = trained(["<|endoftext|>", "<|pad|>"])
     other.train_from_iterator(["zebra zebras"], trainers.BpeTrainer(vocab_size=290, show_progress=False))

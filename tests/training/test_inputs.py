@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from yxanul.__main__ import main
+from yxanul.data.tokenizers import load_tokenizer
 from yxanul.training.inputs import load_fast_tokenizer, open_held_out, open_stream
 
 
@@ -136,6 +137,19 @@ def test_a_tokenizer_is_saved_beside_the_weights_whatever_way_it_was_named(small
     for number, name in enumerate((tokenizer, tokenizer / "tokenizer.json")):
         load_fast_tokenizer(small_config(tokenizer=str(name))).save_pretrained(tmp_path / str(number))
         assert (tmp_path / str(number) / "tokenizer.json").is_file()
+
+
+def test_a_tokenizer_of_a_named_class_is_saved_as_it_is(small_config, tokenizer, tmp_path):
+    """SmolLM2's says GPT2Tokenizer, which would save another pre-tokenizer: fine-tuning would then refuse its bins."""
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        content = json.loads((tokenizer / file).read_text())
+        if "pre_tokenizer" in content:
+            content["pre_tokenizer"] = {"type": "Digits", "individual_digits": True}
+        else:
+            content["tokenizer_class"] = "GPT2Tokenizer"
+        (tmp_path / file).write_text(json.dumps(content))
+    load_fast_tokenizer(small_config(tokenizer=str(tmp_path))).save_pretrained(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").fingerprint == load_tokenizer(tmp_path).fingerprint
 
 
 def test_bins_of_the_recipes_tokenizer_are_opened(opened, tokenizer, bins, tmp_path):

@@ -94,6 +94,9 @@ def test_a_data_set_of_the_hub_without_a_network_says_what_to_do(here):
     assert str(error.value).startswith("data: bins/hub: hf:openai/gsm8k cannot be opened: ")
     assert "`yxanul data prepare --tokenizer bins/tokenizer --out bins/hub`" in str(error.value)
     assert str(error.value).endswith("or run with --scale tiny.") and not list(here.glob("bins/*"))
+    talks = {"sources": ["hf:openai/gsm8k,config=main"], "held_out": 0.1, "pack": 64, "conversations": "answers"}
+    with pytest.raises(BadInput, match="--out bins/hub --held-out 0.1 --pack 64 --conversations answers` and a"):
+        prepare_missing(DATA | {"bins/hub": talks}, "bins/tokenizer")
 
 
 def test_bins_without_a_tokenizer_are_refused():

@@ -147,7 +147,7 @@ def test_hub_sources_are_written_as_the_data_room_reads_them(name, monkeypatch):
         (["elite-112m"], "data: bins/smollm2/fineweb-edu: hf:HuggingFaceFW/fineweb-edu cannot be opened: "),
         (
             ["elite-112m"],
-            "`yxanul data prepare --tokenizer HuggingFaceTB/SmolLM2-135M --out bins/smollm2/fineweb-edu` ",
+            "`yxanul data prepare --tokenizer HuggingFaceTB/SmolLM2-135M --out bins/smollm2/fineweb-edu --held-out ",
         ),
         (["elite-112m"], "or run with --scale tiny."),
         (

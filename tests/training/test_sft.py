@@ -4,6 +4,9 @@ The engine itself is tested as pretraining's (tests/invariants); runs here are s
 """
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -83,11 +86,33 @@ def test_a_run_that_was_killed_is_the_run_that_was_left_alone(chat, tmp_path):
     assert killed() == 0, killed.said()
     assert whole.lines("step") == killed.lines("step") and whole.digests(20) == killed.digests(20)
     assert len(whole.digests(20)) >= 3 and whole.losses()[-1] < whole.losses()[0] - 1
-    from transformers import AutoTokenizer
+    answered(tmp_path / "whole/final", tmp_path)
 
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "whole/final")
-    messages = [{"role": "user", "content": "Say 3."}]
-    assert tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True).endswith("Assistant:\n")
+
+def answered(final, cache):
+    """By transformers alone, which is to decode what the template's marks hold, and to stop at an answer's end."""
+    environment = {**os.environ, "HF_MODULES_CACHE": str(cache / "modules")}
+    done = subprocess.run([sys.executable, "-c", WITHOUT_US, str(final)], capture_output=True, env=environment, text=True)
+    assert done.returncode == 0, done.stderr
+    marked, made, stops = done.stdout.splitlines()
+    assert marked == "3 3<|endoftext|>" and made.startswith("User: Say 3.|Assistant:|") and stops == "True"
+
+
+WITHOUT_US = """
+import sys
+sys.modules["yxanul"] = None
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+talk = [{"role": "user", "content": "Say 3."}, {"role": "assistant", "content": "3 3"}]
+found = tokenizer.apply_chat_template(talk, return_dict=True, return_assistant_tokens_mask=True)
+ids = zip(found["input_ids"], found["assistant_masks"])
+print(tokenizer.decode([index for index, answer in ids if answer]))
+asked = tokenizer.apply_chat_template(talk[:1], add_generation_prompt=True, return_dict=True, return_tensors="pt")
+made = model.generate(**asked, max_new_tokens=20, do_sample=False)
+print(tokenizer.decode(made[0]).replace("\\n", "|"))
+print(tokenizer.eos_token_id in model.generation_config.eos_token_id)
+"""
 
 
 def test_a_run_that_gets_no_better_ends_early_with_its_best_and_stays_ended(chat, tmp_path):
