@@ -242,7 +242,10 @@ def test_a_toys_model_has_the_structure_of_its_preset(name, toys):
 
 
 def test_a_toy_of_fine_tuning_begins_with_nothing_or_with_what_the_command_line_names(toys):
-    alone, named = read_config("sft", [], "tiny"), read_config("sft", [f"init_from={toys('elite-112m')}/final"], "tiny")
+    alone, named = (
+        read_config("sft", [], "tiny"),
+        read_config("sft", [f"init_from={toys('elite-112m')}/final"], "tiny"),
+    )
     assert alone.init_from is None and not Path(alone.tokenizer).is_relative_to(Path(named.tokenizer).parent)
     assert named.data["tokenizer"]["from"] == named.init_from == named.model
     other = read_config("sft", ["init_from=other", "model=tiny"], "tiny")

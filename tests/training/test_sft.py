@@ -92,7 +92,8 @@ def test_a_run_that_was_killed_is_the_run_that_was_left_alone(chat, tmp_path):
 def answered(final, cache):
     """By transformers alone, which is to decode what the template's marks hold, and to stop at an answer's end."""
     environment = {**os.environ, "HF_MODULES_CACHE": str(cache / "modules")}
-    done = subprocess.run([sys.executable, "-c", WITHOUT_US, str(final)], capture_output=True, env=environment, text=True)
+    words = [sys.executable, "-c", WITHOUT_US, str(final)]
+    done = subprocess.run(words, capture_output=True, env=environment, text=True)
     assert done.returncode == 0, done.stderr
     marked, made, stops = done.stdout.splitlines()
     assert marked == "3 3<|endoftext|>" and made.startswith("User: Say 3.|Assistant:|") and stops == "True"
