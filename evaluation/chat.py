@@ -229,14 +229,14 @@ def _stream(tokenizer: Any, skip_prompt: bool) -> Any:
     from transformers import TextStreamer
 
     class Stream(TextStreamer):
+        tokens: list[int] = []  # of this class, which is this answer's
+
         def put(self, value: Any) -> None:
             if not (self.skip_prompt and self.next_tokens_are_prompt):
                 self.tokens += value.flatten().tolist()
             super().put(value)
 
-    stream = Stream(tokenizer, skip_prompt=skip_prompt, skip_special_tokens=True)
-    stream.tokens = []
-    return stream
+    return Stream(tokenizer, skip_prompt=skip_prompt, skip_special_tokens=True)
 
 
 def _warpers(do_sample: bool = False, temperature: float = 1.0, top_k: int = 1, top_p: float = 1.0) -> list[Any]:

@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
         from yxanul.evaluation.harness import YxanulLM, find_harness_tasks, run_harness
 
         manager, names = find_harness_tasks(names)
-        before = _before(out, options)
+        before = tasks_before(out, options.model, options.revision)
         lm = YxanulLM(options.model, batch_size=options.batch_size, **model)
         results = begun(lm.subject, arguments, before)
         names = run_harness(lm, manager, names, out, results, shots=options.shots, limit=options.limit)
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
         for task in tasks:
             load_metric(task.metric)  # whether `evaluate` is there
             ready.append((task, read_data(task, files, options.shots, options.limit)))
-        before = _before(out, options)
+        before = tasks_before(out, options.model, options.revision)
         subject = load(options.model, **model)
         results = begun(subject, arguments, before)
         run_tasks(subject, ready, out, results, rows=options.batch_size, **sandbox)
@@ -177,7 +177,7 @@ def _offline_where_no_hub_is() -> None:
         say(f"{endpoint} cannot be reached, so models and data sets must be on this machine.")
 
 
-def _before(out: Path, options: argparse.Namespace) -> dict[str, Any]:
+def tasks_before(out: Path, model: str, asked: str | None = None) -> dict[str, Any]:
     """The results that the folder holds, which must be of the same model: told before it is loaded."""
     file = out / "results.json"
     if not file.exists():
@@ -190,7 +190,7 @@ def _before(out: Path, options: argparse.Namespace) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise BadInput(f"{file} is no result of this command: give another --out, or remove it.") from None
     with suppress(OSError):  # load() tells why
-        found = revision_of(options.model, options.revision)
+        found = revision_of(model, asked)
         if revision != found:
             raise BadInput(f"{file} is of {revision}, not of {found}: give another --out.")
     return tasks

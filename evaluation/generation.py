@@ -105,7 +105,8 @@ class Writer:
         width, keeps = rows.ids.shape[1], first or rows.cache is not None
         rest = prompt.tokens - (width - int(rows.begins.max()))
         watch = _Watch(self.subject, prompt, rows.begins, DONE if keeps else 1.0)
-        made: Any = self.subject.model.generate(
+        model: Any = self.subject.model
+        made: Any = model.generate(
             input_ids=rows.ids,
             attention_mask=rows.mask,
             max_length=width + (1 if first else rest),
@@ -137,8 +138,8 @@ class _Rows:
     """What is being written, padded on the left."""
 
     numbers: list[int]
-    ids: Tensor
-    mask: Tensor
+    ids: Any
+    mask: Any
     begins: Tensor  # columns
     done: Tensor
     cache: Any = None  # of all columns but the last

@@ -21,8 +21,8 @@ from yxanul.training.compilation import keep_compiled, resolve_compile
 from yxanul.training.config import SCALE_HELP, RunConfig, read_config, settings_help
 from yxanul.training.scale import NOTE as SCALE_NOTE
 
-# Read when torch is imported. Waiting OpenMP threads spin by default: on busy cores a step took five times as long
 _EXAMPLES = {"pretrain": "demo", "sft": "sft"}
+# Read when torch is imported. Waiting OpenMP threads spin by default: on busy cores a step took five times as long
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 
 

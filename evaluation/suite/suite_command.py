@@ -31,8 +31,13 @@ def main(arguments: list[str]) -> int:
         given = ["--new-tokens", str(options.new_tokens)] if options.new_tokens else []
         return chat([options.model, *given, *["--calculator"] * options.calculator])
 
+    from yxanul.evaluation.evaluate_command import tasks_before
     from yxanul.evaluation.text_model import load
 
+    out = options.out or Path("results") / f"{Path(options.model).name}-suite"
+    models = {out: options.model} | ({out / "compared": options.compare} if options.compare else {})
+    if options.mode == "test":
+        before = [tasks_before(*place) for place in models.items()]
     subject = load(options.model)
     if options.mode == "single":
         answer(_single(subject, options).text)
@@ -40,15 +45,15 @@ def main(arguments: list[str]) -> int:
             say("Results in brackets are the calculator's, not the model's.")
         return 0
     run_program, refused = _sandbox(options.allow_code_execution)
-    out = options.out or Path("results") / f"{Path(options.model).name}-suite"
     command = f"yxanul suite {shlex.join(arguments)}"
     categories = all_categories(run_program)
-    _test(subject, categories, refused, options, out, command)
+    for (place, model), tasks in zip(models.items(), before, strict=True):
+        subject = subject if place == out else load(model)
+        _test(subject, categories, refused, options, place, tasks, command)
     if options.compare:
         from yxanul.evaluation import compare
 
-        _test(load(options.compare), categories, refused, options, out / "compared", command)
-        results = [compare.read_result(out, options.model), compare.read_result(out / "compared", options.compare)]
+        results = [compare.read_result(place, model) for place, model in models.items()]
         pairs, refusals = compare.compare(results)
         compare.show(results[0], pairs)
         for sentence in refusals:
@@ -128,7 +133,13 @@ def all_categories(run_program: Callable[[str], Any] | None) -> list[Any]:
 
 
 def _test(
-    subject: Any, categories: list[Any], refused: str, options: argparse.Namespace, out: Path, command: str
+    subject: Any,
+    categories: list[Any],
+    refused: str,
+    options: argparse.Namespace,
+    out: Path,
+    before: dict[str, Any],
+    command: str,
 ) -> None:
     from yxanul.evaluation.evaluate_command import begun
     from yxanul.evaluation.suite import report
@@ -136,7 +147,7 @@ def _test(
     form = _form(subject, options.plain)
     tokens = f"{options.new_tokens} new tokens" if options.new_tokens else "16 new tokens (some categories 32 or 64)"
     protocol = f"yxanul suite {report.VERSION}, {form}, seed {options.seed}, greedy, {tokens}"
-    results = begun(out, subject, []) | {"command": command, "protocol": protocol}
+    results = begun(subject, [], before) | {"command": command, "protocol": protocol}
     found = judge(subject, categories, form, options, refused)
     report.write(found, out, results)
     report.show(found)
