@@ -127,8 +127,8 @@ class Chat:
         interruptible: bool = False,
         how: dict[str, Any] | None = None,
     ) -> None:
-        from yxanul.evaluation.answers import ends_of
         from yxanul.evaluation.decoding import Decoder, is_supported
+        from yxanul.evaluation.generation import ends_of
 
         self.subject, self._calculator, self._how = subject, calculator, how or {}
         self._interruptible, self._interrupted = interruptible, False

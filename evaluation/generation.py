@@ -34,14 +34,27 @@ class Prompt(NamedTuple):
     tokens: int
 
 
-class Writer:
-    """As scoring.Scorer: `batches` in a fixed order, `run` makes the texts of one of them."""
+def ends_of(subject: TextModel) -> set[int]:
+    """The tokenizer's end of text, and those of the model: some end a turn by one and a text by another."""
+    ends = subject.model.generation_config.eos_token_id
+    return {subject.end_id, *(ends if isinstance(ends, list) else [] if ends is None else [ends])}
 
-    def __init__(self, subject: TextModel, prompts: Sequence[Prompt], *, rows: int | None = None) -> None:
+
+class Writer:
+    """As scoring.Scorer: `batches` in a fixed order, `run` makes the texts of one of them.
+
+    `ended` are the numbers of those that an end-of-text token ended. `refills`: waiting prompts take the places of rows
+    that are done.
+    """
+
+    def __init__(
+        self, subject: TextModel, prompts: Sequence[Prompt], *, rows: int | None = None, refills: bool = True
+    ) -> None:
         self.subject, self.prompts = subject, prompts
         self._ids = [subject.encode(prompt.text) or [subject.prefix_id] for prompt in prompts]
         self.cut: set[int] = set()
-        self._merges = True  # caches, until one of another kind is met
+        self.ended: set[int] = set()
+        self._merges = refills  # caches, until one of another kind is met
         for number, prompt in enumerate(prompts):
             room = subject.longest - prompt.tokens
             if room < 1:
@@ -70,7 +83,7 @@ class Writer:
         return [found for half in (numbers[:middle], numbers[middle:]) for found in self.run(half)]
 
     def _run(self, numbers: list[int]) -> list[tuple[int, str]]:
-        prompt, waiting = self.prompts[numbers[0]], list(numbers)
+        prompt, waiting, ends = self.prompts[numbers[0]], list(numbers), ends_of(self.subject)
         found: list[tuple[int, str]] = []
         going: _Rows | None = None
         while waiting or going:
@@ -85,7 +98,10 @@ class Writer:
             elif going:
                 self._advance(going, prompt)
             assert going is not None
-            found += [(number, self._text(ids, prompt)) for number, ids in going.take()]
+            for number, ids in going.take():
+                found.append((number, self._text(ids, prompt)))
+                if not ends.isdisjoint(ids):
+                    self.ended.add(number)
             going = going if going.numbers else None
         return found
 
@@ -117,7 +133,7 @@ class Writer:
             return_dict_in_generate=True,
             **({"past_key_values": rows.cache} if rows.cache is not None else {}),
         )
-        layers = getattr(made.past_key_values, "layers", ())
+        layers: Any = getattr(made.past_key_values, "layers", ())
         rows_of = {len(layer.keys) if type(layer) is DynamicLayer and layer.is_initialized else 0 for layer in layers}
         if first and rows_of != {len(rows.ids)}:
             self._merges = False
@@ -181,9 +197,7 @@ class _Watch(StoppingCriteria):
     def __init__(self, subject: TextModel, prompt: Prompt, begins: Tensor, share: float) -> None:
         self._tokenizer, self._prompt, self._begins, self._share = subject.tokenizer, prompt, begins, share
         self._tail = 1 + max((len(stop.encode()) for stop in prompt.stops), default=0)
-        ends = subject.model.generation_config.eos_token_id
-        ends = [subject.end_id, *([ends] if isinstance(ends, int) else ends or [])]
-        self._ends = torch.tensor(ends, device=begins.device)
+        self._ends = torch.tensor(sorted(ends_of(subject)), device=begins.device)
         self.done = torch.zeros_like(begins, dtype=torch.bool)
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Tensor:
