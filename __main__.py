@@ -41,6 +41,7 @@ VERBS = {
         "is one result of `evaluate` better than another? differences, with intervals",
     ),
     "report": ("yxanul.training.report", "a run as one HTML page: curves, gates, samples, recipe"),
+    "export": ("yxanul.hub_export.export_command", "the model as llama.cpp, ONNX Runtime and others read it, checked"),
     "track": ("yxanul.training.track_command", "send a tracker (TensorBoard, W&B, trackio) what it missed of a run"),
 }
 HELP = ("-h", "--help")

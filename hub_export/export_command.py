@@ -1,0 +1,169 @@
+"""`yxanul export MODEL --to llama,gguf --out FOLDER`: the model as other tools read it, each file checked in one.
+
+    yxanul export runs/demo/final --to llama,gguf --out exports/demo
+    yxanul export runs/demo/final --to gguf --types f16,Q8_0,Q4_0 --out exports/demo
+    yxanul export owner/name --to onnx,int4 --out exports/name --dry-run
+
+Every target gets a folder of its own in --out, with verification.json and .md: a second client has opened the artefact
+and its logits, greedy tokens, bits per byte and tokens were compared with the model's in fp32. What fails is removed.
+Exit codes: 0 done, 2 bad input, 5 an artefact did not compute what the model computes.
+"""
+
+import argparse
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from yxanul.bad_input import BadInput, unknown_name
+from yxanul.data.progress import answer, say
+from yxanul.data.tokenizers import check_free
+from yxanul.run_folder import DONE, FAILED
+
+# Each module has TYPES (the first ones are the default's), DEFAULT, NEEDS (package to extra), check and write
+TARGETS = {
+    "llama": "yxanul.hub_export.llama",
+    "gguf": "yxanul.hub_export.gguf",
+    "int8": "yxanul.hub_export.int8",
+    "int4": "yxanul.hub_export.int4",
+    "onnx": "yxanul.hub_export.onnx",
+    "mobile": "yxanul.hub_export.mobile",
+    "web": "yxanul.hub_export.web",
+}
+
+
+def main(arguments: list[str]) -> int:
+    options = _parsed(arguments)
+    targets = options.to.split(",")
+    out = options.out or Path("exports")
+    for name in targets:
+        if name not in TARGETS:
+            raise unknown_name("target", name, TARGETS)
+        check_free(out / name)
+    modules = {name: importlib.import_module(TARGETS[name]) for name in targets}
+    types = _types(modules, options.types)
+    for name, module in modules.items():
+        check_packages(name, module)
+
+    from yxanul.hub_export.source import open_source
+
+    source = open_source(options.model)
+    for name, module in modules.items():
+        module.check(source, types[name])
+    if options.dry_run:
+        for name in modules:
+            answer(f"{out / name}: {name} ({', '.join(types[name])}) of {source.folder}")
+        return DONE
+    return export(source, modules, types, out, as_json=options.json)
+
+
+def export(
+    source: Any, modules: dict[str, ModuleType], types: dict[str, Sequence[str]], out: Path, *, as_json: bool = False
+) -> int:
+    """Whatever is there afterwards has passed."""
+    from yxanul.data.whole_files import whole_folder
+    from yxanul.hub_export.verify import Reference, Verdict, table, write_table
+
+    reference = Reference(source)
+    rows: list[Verdict] = []
+    for name, module in modules.items():
+        try:
+            with whole_folder(out / name) as partial:
+                found = _judged(reference, module.write(source, partial, types[name]))
+                rows += found
+                if not any(row.passed for row in found):
+                    raise NothingPassed
+                about = {"model": source.name, "target": name, "bits_per_byte": reference.bits_per_byte}
+                write_table(partial, found, about | {"versions": _versions()})
+        except NothingPassed:
+            continue
+    answer(json.dumps([vars(row) for row in rows], indent=2) if as_json else table(rows))
+    failed = [row for row in rows if not row.passed]
+    for row in failed:
+        say(f"yxanul: {row.artefact} is not the model and was removed: in {row.client}, {'; '.join(row.failures)}.")
+    return FAILED if failed else DONE
+
+
+class NothingPassed(Exception):
+    """Ends a target's folder before it gets its name."""
+
+
+def _judged(reference: Any, artefacts: Any) -> list[Any]:
+    from yxanul.hub_export.verify import Verdict, judge
+
+    rows = []
+    for artefact in artefacts:
+        mine = []
+        for opened in artefact.clients:
+            try:
+                with opened() as client:
+                    mine.append(judge(reference, artefact, client))
+            except (ChildProcessError, OSError, ValueError, RuntimeError) as error:
+                mine.append(Verdict(artefact.name, "-", artefact.bytes, failures=[" ".join(str(error).split())]))
+            say(f"{artefact.name}: {'; '.join(mine[-1].failures) or 'passed'} ({mine[-1].client})")
+        if not all(row.passed for row in mine):
+            for row in mine:
+                row.passed = False
+                row.failures = row.failures or ["another client refused it"]
+            shutil.rmtree(artefact.path) if artefact.path.is_dir() else artefact.path.unlink()
+        rows += mine
+    return rows
+
+
+def check_packages(name: str, module: ModuleType) -> None:
+    for package, extra in module.NEEDS.items():
+        if importlib.util.find_spec(package) is None:
+            raise BadInput(f'--to {name} needs the package {package}: pip install "yxanul[{extra}]".')
+
+
+def _types(modules: dict[str, ModuleType], given: str | None) -> dict[str, Sequence[str]]:
+    """Of each target; a type that none of them has is refused."""
+    if given is None:
+        return {name: module.DEFAULT for name, module in modules.items()}
+    asked = given.split(",")
+    known = {kind.lower(): kind for module in modules.values() for kind in module.TYPES}
+    for kind in asked:
+        if kind.lower() not in known:
+            raise unknown_name("type", kind, known.values())
+    wanted = [known[kind.lower()] for kind in asked]
+    return {
+        name: [kind for kind in wanted if kind in module.TYPES] or module.DEFAULT for name, module in modules.items()
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in (
+        "yxanul",
+        "torch",
+        "transformers",
+        "gguf",
+        "llama-cpp-python",
+        "onnxruntime",
+        "torchao",
+        "bitsandbytes",
+    ):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="yxanul export", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("model", help="a run, a model's folder, or a name on the Hub")
+    parser.add_argument("--to", required=True, metavar="TARGETS", help=f"of {', '.join(TARGETS)}; several by commas")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="a folder in it for each target (default: exports)")
+    parser.add_argument(
+        "--types", metavar="TYPES", help="of numbers, for instance f16,Q8_0 (docs/export.md lists them)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+    return parser.parse_args(arguments)

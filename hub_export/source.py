@@ -1,0 +1,137 @@
+"""The model that is exported: a run's final/, a folder, or a name on the Hub; what is none of these is refused.
+
+source = open_source("runs/demo/final")
+source.config, source.tokenizer, source.model        # the model in fp32, loaded when it is asked for
+"""
+
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from yxanul.bad_input import BadInput
+from yxanul.run_folder import COMPLETE, RunFolder
+
+CHECKPOINT = re.compile(r"checkpoint-\d+")
+# What a tokenizer and generation are made of, beside the weights
+BESIDE = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+WANTED = ("config.json", "*.safetensors", "*.safetensors.index.json", *BESIDE)
+
+
+class Source:
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.folder = name, folder
+
+    @cached_property
+    def config(self) -> Any:
+        from yxanul import YxanulConfig
+
+        try:
+            return YxanulConfig.from_pretrained(self.folder)
+        except (ValueError, OSError, TypeError) as error:
+            raise BadInput(f"{self.folder / 'config.json'}: {_first_line(error)}") from None
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(self.folder)
+        except Exception as error:  # the `tokenizers` library raises a bare Exception
+            raise BadInput(f"the tokenizer of {self.folder} cannot be loaded: {_first_line(error)}") from None
+
+    @cached_property
+    def model(self) -> Any:
+        import torch
+        from safetensors import SafetensorError
+
+        from yxanul.modeling_yxanul import YxanulForCausalLM
+
+        try:
+            return YxanulForCausalLM.from_pretrained(self.folder, config=self.config, dtype=torch.float32).eval()
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise BadInput(f"the weights of {self.folder} cannot be loaded: {_first_line(error)}") from None
+
+    @cached_property
+    def parameters(self) -> int:
+        return self.model.num_parameters()
+
+    @property
+    def file_name(self) -> str:
+        """What files that are made of it are called."""
+        path = Path(self.name)
+        known = [part for part in path.absolute().parts if part not in ("final", "checkpoints")]
+        return re.sub(r"[^\w.-]+", "-", path.name if "/" in self.name and not path.exists() else known[-1])
+
+
+def open_source(text: str) -> Source:
+    path = Path(text)
+    if not path.exists():
+        return Source(text, _checked(_download(text), text))
+    run = RunFolder(path)
+    if not (path / "config.json").is_file():
+        if run.final.is_dir():
+            path = run.final
+        elif run.metrics.exists() or run.checkpoints.is_dir():
+            raise BadInput(
+                f"{text} is a run that is not finished: give one of its checkpoints ({run.checkpoints}/checkpoint-N), "
+                "or resume it."
+            )
+    return Source(text, _checked(path, text))
+
+
+def _checked(folder: Path, text: str) -> Path:
+    if CHECKPOINT.fullmatch(folder.resolve().name) and not (folder / COMPLETE).exists():
+        raise BadInput(f"{text} is a checkpoint that was not finished (it has no {COMPLETE}): take another.")
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise BadInput(
+                f"{text} is an adapter, not a model: `yxanul merge {text} --out MERGED`, then export MERGED."
+            )
+        raise BadInput(
+            f"{text} is no model: it has no config.json. Give a run, its final/, or another model's folder."
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise BadInput(f"{text} is an adapter, not a model: `yxanul merge {text} --out MERGED`, then export MERGED.")
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError):
+        raise BadInput(f"{folder / 'config.json'} is not JSON of a model's configuration.") from None
+    if kind != "yxanul":
+        raise BadInput(f"{text} is a model of the type {kind}, and only models of the type yxanul are exported here.")
+    if not any(folder.glob("*.safetensors")):
+        raise BadInput(f"{text} has no weights (*.safetensors).")
+    if not (folder / "tokenizer.json").is_file():
+        raise BadInput(
+            f"{text} has no tokenizer.json, and without a tokenizer no client can use the model: save it there with "
+            "the tokenizer's save_pretrained."
+        )
+    return folder
+
+
+def _download(name: str) -> Path:
+    """Without code or pickles. The address and the access token are huggingface_hub's affair."""
+    from huggingface_hub import errors as hub
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(WANTED)))
+    except hub.HFValidationError:
+        raise BadInput(f"{name} is no folder here, and no name on the Hub, which is MODEL or OWNER/MODEL.") from None
+    except hub.GatedRepoError:
+        raise BadInput(f"{name} is gated: accept its terms on the Hub, then set HF_TOKEN to your token.") from None
+    except hub.RepositoryNotFoundError:
+        raise BadInput(f"{name} is no folder here, and none on the Hub that you may read (HF_TOKEN?).") from None
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
+        raise BadInput(f"{name} is no folder here, and the Hub cannot be reached (it is not in the cache).") from None
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") + "."
