@@ -4,8 +4,8 @@
         client.logits([1, 2, 3])                               # (3, V), numpy
     with LlamaCpp(file, context=512) as client: ...
 
-A process of its own also outlives a client's crash. This file is what runs there, as a script, and then imports nothing
-of ours.
+A client's crash then does not end the export. This file is what runs there, as a script, and then imports nothing of
+ours.
 """
 
 import json
@@ -193,7 +193,8 @@ def _serve(opened: str, path: str, options: str) -> None:
 
     import numpy as np
 
-    client: Any = {"transformers": _Transformers, "llama.cpp": _LlamaCpp}[opened](path, **json.loads(options))
+    kinds: dict[str, Any] = {"transformers": _Transformers, "llama.cpp": _LlamaCpp}
+    client = kinds[opened](path, **json.loads(options))
     for line in sys.stdin:
         call, *given = json.loads(line)
         began = time.process_time()
@@ -207,4 +208,4 @@ def _serve(opened: str, path: str, options: str) -> None:
 
 
 if __name__ == "__main__":
-    _serve(*sys.argv[1:])
+    _serve(*sys.argv[1:4])

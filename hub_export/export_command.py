@@ -17,7 +17,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from yxanul.bad_input import BadInput, unknown_name
@@ -25,12 +24,12 @@ from yxanul.data.progress import answer, say
 from yxanul.data.tokenizers import check_free
 from yxanul.run_folder import DONE, FAILED
 
-# Each module has TYPES (the first ones are the default's), DEFAULT, NEEDS (package to extra), check and write
+# Each has TYPES, DEFAULT (some of them), NEEDS (package to extra), check(source, types), write(source, folder, types)
 TARGETS = {
     "llama": "yxanul.hub_export.llama",
     "gguf": "yxanul.hub_export.gguf",
-    "int8": "yxanul.hub_export.int8",
-    "int4": "yxanul.hub_export.int4",
+    "int8": "yxanul.hub_export.quantized:INT8",
+    "int4": "yxanul.hub_export.quantized:INT4",
     "onnx": "yxanul.hub_export.onnx",
     "mobile": "yxanul.hub_export.mobile",
     "web": "yxanul.hub_export.web",
@@ -45,7 +44,7 @@ def main(arguments: list[str]) -> int:
         if name not in TARGETS:
             raise unknown_name("target", name, TARGETS)
         check_free(out / name)
-    modules = {name: importlib.import_module(TARGETS[name]) for name in targets}
+    modules = {name: load_target(name) for name in targets}
     types = _types(modules, options.types)
     for name, module in modules.items():
         check_packages(name, module)
@@ -63,7 +62,7 @@ def main(arguments: list[str]) -> int:
 
 
 def export(
-    source: Any, modules: dict[str, ModuleType], types: dict[str, Sequence[str]], out: Path, *, as_json: bool = False
+    source: Any, modules: dict[str, Any], types: dict[str, Sequence[str]], out: Path, *, as_json: bool = False
 ) -> int:
     """Whatever is there afterwards has passed."""
     from yxanul.data.whole_files import whole_folder
@@ -115,13 +114,19 @@ def _judged(reference: Any, artefacts: Any) -> list[Any]:
     return rows
 
 
-def check_packages(name: str, module: ModuleType) -> None:
+def load_target(name: str) -> Any:
+    module, _, instance = TARGETS[name].partition(":")
+    loaded = importlib.import_module(module)
+    return getattr(loaded, instance) if instance else loaded
+
+
+def check_packages(name: str, module: Any) -> None:
     for package, extra in module.NEEDS.items():
         if importlib.util.find_spec(package) is None:
             raise BadInput(f'--to {name} needs the package {package}: pip install "yxanul[{extra}]".')
 
 
-def _types(modules: dict[str, ModuleType], given: str | None) -> dict[str, Sequence[str]]:
+def _types(modules: dict[str, Any], given: str | None) -> dict[str, Sequence[str]]:
     """Of each target; a type that none of them has is refused."""
     if given is None:
         return {name: module.DEFAULT for name, module in modules.items()}

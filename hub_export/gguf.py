@@ -1,7 +1,7 @@
 """Target `gguf`: files for llama.cpp, Ollama, LM Studio and others; each read back by transformers, and by llama.cpp.
 
-Types f32, f16, bf16, Q8_0 and Q4_0 need the `gguf` package alone; Q4_K_M, Q5_K_M and Q6_K need llama-cpp-python. Beside
-the files lie the tokenizer's own, for clients that read no tokenizer from GGUF, and an Ollama Modelfile.
+Types f32, f16, bf16, Q8_0 and Q4_0 need the `gguf` package alone; Q4_K_M, Q5_K_M and Q6_K need llama-cpp-python.
+Beside the files lie the tokenizer's own, for clients that read no tokenizer from GGUF, and an Ollama Modelfile.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ from yxanul.hub_export.source import Source
 from yxanul.hub_export.verify import Artefact, Limits
 
 LIMITS = {
-    "f32": Limits(1e-4, 1e-5, True, "the same numbers, summed in another order"),
-    "f16": Limits(None, 0.001, False, "weights rounded to 11 bits"),
-    "bf16": Limits(None, 0.005, False, "weights rounded to 8 bits"),
-    "Q8_0": Limits(None, 0.01, False, "weights in 8 bits, one scale for 32; llama.cpp rounds activations alike"),
-    "Q4_0": Limits(None, 0.10, False, "weights in 4 bits, one scale for 32; llama.cpp rounds activations to 8"),
-    "Q6_K": Limits(None, 0.02, False, "weights in 6.6 bits"),
-    "Q5_K_M": Limits(None, 0.05, False, "weights in 5.7 bits"),
-    "Q4_K_M": Limits(None, 0.10, False, "weights in 4.8 bits"),
+    "f32": Limits(1e-4, 1e-4, 1e-5, True, "the same numbers, summed in another order"),
+    "f16": Limits(None, 0.01, 0.001, False, "weights rounded to 11 bits"),
+    "bf16": Limits(None, 0.03, 0.005, False, "weights rounded to 8 bits, and in llama.cpp activations too"),
+    "Q8_0": Limits(None, 0.05, 0.005, False, "8 bits, a scale for 32 weights; llama.cpp rounds activations alike"),
+    "Q4_0": Limits(None, 0.40, 0.05, False, "4 bits, a scale for 32 weights; llama.cpp rounds activations to 8"),
+    "Q6_K": Limits(None, 0.08, 0.01, False, "6.6 bits; llama.cpp rounds activations to 8"),
+    "Q5_K_M": Limits(None, 0.15, 0.02, False, "5.7 bits; llama.cpp rounds activations to 8"),
+    "Q4_K_M": Limits(None, 0.30, 0.05, False, "4.8 bits; llama.cpp rounds activations to 8"),
 }
 TYPES, DEFAULT = tuple(LIMITS), ("f16", "Q8_0", "Q4_0")
 K_QUANTS = ("Q6_K", "Q5_K_M", "Q4_K_M")

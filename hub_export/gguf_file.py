@@ -2,8 +2,8 @@
 
     write_gguf(file, llama, tokenizer_of(source), "Q8_0")      # f32, f16, bf16, Q8_0, Q4_0; returns what was done else
 
-Norms stay in fp32; the table and the head of a 4-bit file are Q8_0, for every token passes through them; a matrix whose
-rows are no multiple of 32 stays in f16. Not here: K-quants (llama_cpp.py), what is refused (gguf.py).
+Norms stay in fp32; the table and the head of a 4-bit file are Q8_0, since every token passes through them; a matrix
+whose rows are no multiple of 32 stays in f16. Not here: K-quants (llama_cpp.py), what is refused (gguf.py).
 """
 
 import json
@@ -15,11 +15,12 @@ import numpy as np
 
 from yxanul.bad_input import BadInput
 from yxanul.data.tokenizers import gguf_pre_tokenizer, load_tokenizer
+from yxanul.hub_export.llama import padded
 from yxanul.hub_export.source import Source
 
 BLOCK = 32  # numbers of a row that share a scale, in Q8_0 and Q4_0
 K_BLOCK = 256  # in K-quants
-QUANTIZED = {"Q8_0": "Q8_0", "Q4_0": "Q8_0"}  # type: that of its table and head
+QUANTIZED = {"Q8_0": "Q8_0", "Q4_0": "Q8_0"}  # with the type of its table and head
 GENERATION = re.compile(r"(\{%-?\s*)(end)?generation(\s*-?%\})")  # transformers' and trl's own tag; jinja has no such
 
 
@@ -106,7 +107,7 @@ def write_gguf(file: Path, llama: Any, tokenizer: GgufTokenizer, kind: str, *, p
     for name, weight in llama.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        values = _padded(name, _interleaved(name, weight.float().numpy(), config), width)
+        values = _interleaved(name, padded(name, weight, width).numpy(), config)
         wanted = types["F32" if values.ndim == 1 else kind.upper()]
         if wanted.name in QUANTIZED:
             if "embed_tokens" in name or "lm_head" in name:
@@ -115,6 +116,7 @@ def write_gguf(file: Path, llama: Any, tokenizer: GgufTokenizer, kind: str, *, p
                 kept.add(values.shape[-1])
                 wanted = types["F16"]
         target = names.get_name(name, try_suffixes=(".weight",))
+        assert target is not None
         writer.add_tensor(target, gguf.quants.quantize(np.ascontiguousarray(values), wanted), raw_dtype=wanted)
     if kept:
         widths = ", ".join(map(str, sorted(kept)))
@@ -163,12 +165,3 @@ def _interleaved(name: str, weight: np.ndarray, config: Any) -> np.ndarray:
         return weight
     pairs = weight.shape[0] // heads // 2
     return weight.reshape(heads, 2, pairs, -1).swapaxes(1, 2).reshape(weight.shape)
-
-
-def _padded(name: str, weight: np.ndarray, width: int) -> np.ndarray:
-    """A unit whose gate and up rows are zero gives silu(0) * 0, and its column is not read."""
-    if name.endswith(("gate_proj.weight", "up_proj.weight")):
-        return np.pad(weight, ((0, width - weight.shape[0]), (0, 0)))
-    if name.endswith("down_proj.weight"):
-        return np.pad(weight, ((0, 0), (0, width - weight.shape[1])))
-    return weight

@@ -72,6 +72,9 @@ class Source:
 
 
 def open_source(text: str) -> Source:
+    import yxanul
+
+    yxanul.register()  # else the tokenizer's loader looks for the code that came with the weights
     path = Path(text)
     if not path.exists():
         return Source(text, _checked(_download(text), text))

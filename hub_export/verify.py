@@ -54,8 +54,8 @@ MESSAGES = [
 class Client(Protocol):
     """Opens an artefact.
 
-    May also have `tokenize(text)`, `chat(messages)`, `cpu_seconds` of the last answer, and `excuses`: for "tokenizer" or
-    "chat" the client's own fault, which becomes a note and not a failure.
+    May also have `tokenize(text)`, `chat(messages)`, `cpu_seconds` of the last answer, and `excuses`: for "tokenizer"
+    or "chat" the client's own fault, which becomes a note and not a failure.
     """
 
     name: str
@@ -70,9 +70,14 @@ Opener = Callable[[], AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class Limits:
-    """What an artefact may differ by; None: not asked."""
+    """What an artefact may differ by; None: not asked.
+
+    `error` is the root mean square of the logits' differences as a share of their spread, so that it tells damage from
+    rounding in a model that was hardly trained, too: bits per byte do not.
+    """
 
     logits: float | None
+    error: float
     bits_per_byte: float  # a share of the reference's
     greedy: bool
     reason: str
@@ -101,6 +106,7 @@ class Verdict:
     bytes: int
     passed: bool = False
     largest_logit_difference: float | None = None
+    logit_error: float | None = None
     top1_agreement: float | None = None
     greedy_equal: int | None = None
     greedy_of: int | None = None
@@ -204,22 +210,28 @@ def _fail(row: Verdict, failure: str, excuse: str | None) -> None:
 
 
 def _judge_logits(reference: Reference, limits: Limits, client: Any, row: Verdict) -> None:
-    largest, agree, bits = 0.0, 0, 0.0
+    largest, agree, bits, squares, spread = 0.0, 0, 0.0, 0.0, 0.0
     for ids, size, expected in zip(reference.rows, reference.row_bytes, reference.logits, strict=True):
         found = np.asarray(client.logits(ids), dtype=np.float32)
         if found.shape[0] != expected.shape[0] or found.shape[1] < expected.shape[1]:
             row.failures.append(f"logits of shape {found.shape}, not {expected.shape}")
             return
-        found = found[:, : expected.shape[1]]
-        largest = max(largest, float(np.abs(found - expected).max()))
+        found = found[:, : expected.shape[1]].copy()
         agree += int((found.argmax(-1) == expected.argmax(-1)).sum())
         bits += _bits(found, ids) if size else 0.0
+        found -= expected
+        largest = max(largest, float(np.abs(found).max()))
+        squares += float(np.square(found).mean(-1, dtype=np.float64).sum())
+        spread += float(expected.var(-1, dtype=np.float64).sum())
     row.largest_logit_difference = largest
+    row.logit_error = math.sqrt(squares / spread)
     row.top1_agreement = agree / sum(map(len, reference.rows))
     row.bits_per_byte = bits / sum(reference.row_bytes)
     row.bits_per_byte_difference = row.bits_per_byte / reference.bits_per_byte - 1
     if limits.logits is not None and not largest <= limits.logits:
         row.failures.append(f"logits differ by {largest:.2g}, more than {limits.logits:g}")
+    if not row.logit_error <= limits.error:
+        row.failures.append(f"logits err by {row.logit_error:.2%} of their spread, more than {limits.error:.2%}")
     if not abs(row.bits_per_byte_difference) <= limits.bits_per_byte:
         row.failures.append(
             f"bits per byte differ by {row.bits_per_byte_difference:+.3%}, more than {limits.bits_per_byte:.3%}"
@@ -272,7 +284,8 @@ def write_table(folder: Path, rows: list[Verdict], about: dict[str, Any]) -> Non
 
 def table(rows: list[Verdict]) -> str:
     """Markdown."""
-    head = "artefact | client | MB | logits | top-1 | greedy | bits/byte | tokenizer | chat | tokens/CPU s | verdict"
+    head = "artefact | client | MB | largest logit difference | error | top-1 | greedy | bits/byte | tokenizer | chat"
+    head += " | tokens/CPU s | verdict"
     lines = [f"| {head} |", "|" + " --- |" * len(head.split("|"))]
     for row in rows:
         cells = [
@@ -280,8 +293,9 @@ def table(rows: list[Verdict]) -> str:
             row.client,
             f"{row.bytes / 1e6:.1f}",
             _number(row.largest_logit_difference, ".1e"),
+            _number(row.logit_error, ".2%"),
             _number(row.top1_agreement, ".3f"),
-            f"{row.greedy_equal}/{row.greedy_of}",
+            "-" if row.greedy_of is None else f"{row.greedy_equal}/{row.greedy_of}",
             f"{_number(row.bits_per_byte, '.4f')} ({_number(row.bits_per_byte_difference, '+.3%')})",
             "-" if row.tokenizer_of is None else f"{row.tokenizer_equal}/{row.tokenizer_of}",
             {True: "equal", False: "differs", None: "-"}[row.chat_equal],
