@@ -124,7 +124,7 @@ class _Transformers:
         return self.tokenizer(text).input_ids
 
     def chat(self, messages: list[dict[str, str]]) -> str:
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 class _LlamaCpp:
@@ -180,7 +180,7 @@ class _LlamaCpp:
 
         ends = {"eos_token": text_of(self.llama.token_eos()), "bos_token": text_of(self.llama.token_bos())}
         formatter = Jinja2ChatFormatter(self.llama.metadata["tokenizer.chat_template"], **ends)
-        return formatter(messages=messages).prompt  # type: ignore[arg-type]
+        return formatter(messages=messages).prompt
 
 
 def _serve(opened: str, path: str, options: str) -> None:

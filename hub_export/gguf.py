@@ -22,10 +22,10 @@ LIMITS = {
     "f16": Limits(None, 0.01, 0.001, False, "weights rounded to 11 bits"),
     "bf16": Limits(None, 0.03, 0.005, False, "weights rounded to 8 bits, and in llama.cpp activations too"),
     "Q8_0": Limits(None, 0.05, 0.005, False, "8 bits, a scale for 32 weights; llama.cpp rounds activations alike"),
-    "Q4_0": Limits(None, 0.40, 0.05, False, "4 bits, a scale for 32 weights; llama.cpp rounds activations to 8"),
+    "Q4_0": Limits(None, 0.50, 0.05, False, "4 bits, a scale for 32 weights; llama.cpp rounds activations to 8"),
     "Q6_K": Limits(None, 0.08, 0.01, False, "6.6 bits; llama.cpp rounds activations to 8"),
     "Q5_K_M": Limits(None, 0.15, 0.02, False, "5.7 bits; llama.cpp rounds activations to 8"),
-    "Q4_K_M": Limits(None, 0.30, 0.05, False, "4.8 bits; llama.cpp rounds activations to 8"),
+    "Q4_K_M": Limits(None, 0.40, 0.05, False, "4.8 bits; llama.cpp rounds activations to 8"),
 }
 TYPES, DEFAULT = tuple(LIMITS), ("f16", "Q8_0", "Q4_0")
 K_QUANTS = ("Q6_K", "Q5_K_M", "Q4_K_M")

@@ -4,6 +4,7 @@ import ctypes
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 
 def is_installed() -> bool:
@@ -14,12 +15,19 @@ def quantize(source: Path, target: Path, kind: str) -> None:
     """By llama.cpp's rules of which tensor gets which type."""
     import llama_cpp
 
-    quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
+    llama_cpp.llama_log_set(_kept(llama_cpp.llama_log_callback(lambda level, text, data: None)), ctypes.c_void_p(0))
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
     parameters.nthread = int(os.environ.get("OMP_NUM_THREADS", "0")) or 1
     code = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(parameters))
-    llama_cpp.llama_log_set(ctypes.cast(None, llama_cpp.llama_log_callback), ctypes.c_void_p(0))  # ours goes now
     if code:
         raise RuntimeError(f"llama.cpp could not write {kind} (code {code})")
+
+
+_callbacks: list[Any] = []
+
+
+def _kept(callback: Any) -> Any:
+    """llama.cpp holds a bare pointer to it."""
+    _callbacks[:] = [callback]
+    return callback

@@ -9,10 +9,9 @@ Limits come with each artefact, with the reason. Not here: how good the model is
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,8 +71,9 @@ Opener = Callable[[], AbstractContextManager[Any]]
 class Limits:
     """What an artefact may differ by; None: not asked.
 
-    `error` is the root mean square of the logits' differences as a share of their spread, so that it tells damage from
-    rounding in a model that was hardly trained, too: bits per byte do not.
+    `logits` is the largest difference, times the logits' spread (standard deviation) where that is above 1; `error` is
+    the root mean square of the differences as a share of the spread: it tells damage from rounding in a model that was
+    hardly trained, too, which bits per byte do not.
     """
 
     logits: float | None
@@ -122,62 +122,57 @@ class Verdict:
 
 
 class Reference:
-    """What the source says, computed once, in fp32."""
+    """What the source says, computed once, in fp32, and before anything is made of it that could share its weights."""
 
     def __init__(self, source: Source, texts: Sequence[str] | None = None) -> None:
-        tokenizer = source.tokenizer
-        self.tokenizer = tokenizer
+        import torch
+
+        self.tokenizer = tokenizer = source.tokenizer
         self.ids_of = {text: tokenizer(text).input_ids for text in HARD_TEXTS}
-        self._longest = min(LONGEST_ROW, source.config.max_position_embeddings - GREEDY_TOKENS)
+        longest = min(LONGEST_ROW, source.config.max_position_embeddings - GREEDY_TOKENS)
         first = next((each for each in (tokenizer.bos_token_id, tokenizer.eos_token_id) if each is not None), 0)
-        self._model = source.model
         self.rows: list[list[int]] = []
         self.row_bytes: list[int] = []
         for text in texts or _texts():
-            ids = tokenizer(text, add_special_tokens=False).input_ids[: self._longest - 1]
+            ids = tokenizer(text, add_special_tokens=False).input_ids[: longest - 1]
             self.rows.append([first, *ids])
             self.row_bytes.append(len(tokenizer.decode(ids).encode()))
         hard = [id for text in HARD_TEXTS for id in self.ids_of[text]]
-        self.rows.append([first, *hard][: self._longest])
+        self.rows.append([first, *hard][:longest])
         self.row_bytes.append(0)  # for the logits alone: its text may be cut inside of a character
-        self.prompts = [tokenizer(text).input_ids[: self._longest] or [first] for text in PROMPTS]
-
-    @cached_property
-    def logits(self) -> list[np.ndarray]:
-        import torch
+        self.prompts = [tokenizer(text).input_ids[:longest] or [first] for text in PROMPTS]
 
         with torch.no_grad():
-            return [self._model(input_ids=torch.tensor([row])).logits[0].float().numpy() for row in self.rows]
+            self.logits: list[np.ndarray] = [
+                source.model(input_ids=torch.tensor([row])).logits[0].float().numpy() for row in self.rows
+            ]
+            self.greedy = [_greedy(source.model, prompt) for prompt in self.prompts]
+        rows = zip(self.logits, self.rows, self.row_bytes, strict=True)
+        self.bits_per_byte = sum(_bits(each, ids) for each, ids, size in rows if size) / sum(self.row_bytes)
+        tokens = sum(map(len, self.rows))
+        self.spread = math.sqrt(sum(float(each.var(-1, dtype=np.float64).sum()) for each in self.logits) / tokens)
 
-    @cached_property
-    def bits_per_byte(self) -> float:
-        return self.bits(self.logits) / sum(self.row_bytes)
-
-    def bits(self, logits: Iterable[np.ndarray]) -> float:
-        return sum(_bits(each, row) for each, row, size in zip(logits, self.rows, self.row_bytes, strict=True) if size)
-
-    @cached_property
-    def greedy(self) -> list[list[tuple[int, float]]]:
-        """For each prompt the tokens, each with what the second choice lacks in logits."""
-        import torch
-
-        answers = []
-        with torch.no_grad():
-            for prompt in self.prompts:
-                ids, cache = torch.tensor([prompt]), None
-                answer: list[tuple[int, float]] = []
-                for _ in range(GREEDY_TOKENS):
-                    outputs = self._model(input_ids=ids, past_key_values=cache, use_cache=True)
-                    cache, best = outputs.past_key_values, outputs.logits[0, -1].topk(2)
-                    ids = best.indices[:1].unsqueeze(0)
-                    answer.append((int(ids), float(best.values[0] - best.values[1])))
-                answers.append(answer)
-        return answers
+    def allowed(self, limits: Limits) -> float | None:
+        return None if limits.logits is None else limits.logits * max(1.0, self.spread)
 
     def chat(self) -> str | None:
         if not self.tokenizer.chat_template:
             return None
         return self.tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
+
+
+def _greedy(model: Any, prompt: list[int]) -> list[tuple[int, float]]:
+    """Tokens, each with what the second choice lacks in logits; on past an end-of-text token."""
+    import torch
+
+    answer: list[tuple[int, float]] = []
+    ids, cache = torch.tensor([prompt]), None
+    while len(answer) < GREEDY_TOKENS:
+        outputs = model(input_ids=ids, past_key_values=cache, use_cache=True)
+        cache, best = outputs.past_key_values, outputs.logits[0, -1].topk(2)
+        ids = best.indices[:1].unsqueeze(0)
+        answer.append((int(ids), float(best.values[0] - best.values[1])))
+    return answer
 
 
 def judge(reference: Reference, artefact: Artefact, client: Any) -> Verdict:
@@ -210,26 +205,29 @@ def _fail(row: Verdict, failure: str, excuse: str | None) -> None:
 
 
 def _judge_logits(reference: Reference, limits: Limits, client: Any, row: Verdict) -> None:
-    largest, agree, bits, squares, spread = 0.0, 0, 0.0, 0.0, 0.0
+    largest, agree, bits, squares, tokens = 0.0, 0, 0.0, 0.0, sum(map(len, reference.rows))
     for ids, size, expected in zip(reference.rows, reference.row_bytes, reference.logits, strict=True):
         found = np.asarray(client.logits(ids), dtype=np.float32)
         if found.shape[0] != expected.shape[0] or found.shape[1] < expected.shape[1]:
             row.failures.append(f"logits of shape {found.shape}, not {expected.shape}")
             return
         found = found[:, : expected.shape[1]].copy()
+        if not np.isfinite(found).all():
+            row.failures.append("logits are not finite")
+            return
         agree += int((found.argmax(-1) == expected.argmax(-1)).sum())
         bits += _bits(found, ids) if size else 0.0
         found -= expected
         largest = max(largest, float(np.abs(found).max()))
         squares += float(np.square(found).mean(-1, dtype=np.float64).sum())
-        spread += float(expected.var(-1, dtype=np.float64).sum())
     row.largest_logit_difference = largest
-    row.logit_error = math.sqrt(squares / spread)
-    row.top1_agreement = agree / sum(map(len, reference.rows))
+    row.logit_error = math.sqrt(squares / tokens) / reference.spread
+    row.top1_agreement = agree / tokens
     row.bits_per_byte = bits / sum(reference.row_bytes)
     row.bits_per_byte_difference = row.bits_per_byte / reference.bits_per_byte - 1
-    if limits.logits is not None and not largest <= limits.logits:
-        row.failures.append(f"logits differ by {largest:.2g}, more than {limits.logits:g}")
+    allowed = reference.allowed(limits)
+    if allowed is not None and largest > allowed:
+        row.failures.append(f"logits differ by {largest:.2g}, more than {allowed:.2g}")
     if not row.logit_error <= limits.error:
         row.failures.append(f"logits err by {row.logit_error:.2%} of their spread, more than {limits.error:.2%}")
     if not abs(row.bits_per_byte_difference) <= limits.bits_per_byte:
@@ -246,7 +244,7 @@ def _judge_greedy(reference: Reference, limits: Limits, client: Any, row: Verdic
         began = time.process_time()
         found = client.greedy(prompt, GREEDY_TOKENS)
         seconds += getattr(client, "cpu_seconds", None) or time.process_time() - began
-        near = 2 * (limits.logits or 0.0)
+        near = 2 * (reference.allowed(limits) or 0.0)
         decided = next((n for n, (_, margin) in enumerate(answer) if margin <= near), len(answer))
         expected = [token for token, _ in answer[:decided]]
         row.greedy_of += decided
