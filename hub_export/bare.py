@@ -179,8 +179,8 @@ class _LlamaCpp:
             return "" if index < 0 else self.llama._model.token_get_text(index)
 
         ends = {"eos_token": text_of(self.llama.token_eos()), "bos_token": text_of(self.llama.token_bos())}
-        formatter = Jinja2ChatFormatter(self.llama.metadata["tokenizer.chat_template"], **ends)
-        return formatter(messages=messages).prompt
+        made: Any = Jinja2ChatFormatter
+        return str(made(self.llama.metadata["tokenizer.chat_template"], **ends)(messages=messages).prompt)
 
 
 def _serve(opened: str, path: str, options: str) -> None:

@@ -18,6 +18,9 @@ LIMITS = Limits(
     logits=1e-5, error=1e-5, bits_per_byte=1e-5, greedy=True, reason="the same computation in fp32, in another order"
 )
 
+# Both raise "Only silu is supported" for other activations, by their Llama's source
+NO_GEGLU = "vLLM and SGLang serve Llamas with SwiGLU alone, and this one has a GEGLU; transformers and TGI take it"
+
 TABLE, PROJECTION, HEAD = "model.embed_tokens.weight", "model.embed_proj.weight", "lm_head.weight"
 SAME_FIELDS = (
     "vocab_size",
@@ -96,7 +99,8 @@ def padded(name: str, weight: Any, width: int) -> Any:
 def write(source: Source, folder: Path, types: Sequence[str]) -> Iterator[Artefact]:
     merged(source).save_pretrained(folder)
     copy_beside(source, folder)
-    yield Artefact(folder, "llama", [lambda: _client(folder)], LIMITS)
+    notes = () if source.config.hidden_act == "silu" else (NO_GEGLU,)
+    yield Artefact(folder, "llama", [lambda: _client(folder)], LIMITS, notes)
 
 
 def _client(folder: Path) -> Any:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from yxanul.bad_input import BadInput
@@ -55,3 +56,42 @@ def test_a_process_without_yxanul_opens_it_and_the_table_is_written(exportable, 
     assert config["architectures"] == ["LlamaForCausalLM"] and "auto_map" not in config
     assert not list((tmp_path / "out/llama").glob("*.py")), "no code is needed"
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"llama"}
+
+
+@pytest.mark.parametrize("layout", ["factorised-tied", "factorised-untied"])
+def test_the_folder_keeps_to_what_servers_loaders_ask_of_a_llama(exportable, layout, tmp_path):
+    """vLLM, SGLang and TGI stack q, k, v and gate, up by these names, and know no others; no biases, no pickles."""
+    source = open_source(str(exportable(layout)))
+    (artefact,) = llama.write(source, tmp_path / "llama", ("f32",))
+    config = json.loads((artefact.path / "config.json").read_text())
+    heads, width = config["num_attention_heads"], config["hidden_size"]
+    part = {
+        "self_attn.q_proj": (heads * config["head_dim"], width),
+        "self_attn.k_proj": (config["num_key_value_heads"] * config["head_dim"], width),
+        "self_attn.v_proj": (config["num_key_value_heads"] * config["head_dim"], width),
+        "self_attn.o_proj": (width, heads * config["head_dim"]),
+        "mlp.gate_proj": (config["intermediate_size"], width),
+        "mlp.up_proj": (config["intermediate_size"], width),
+        "mlp.down_proj": (width, config["intermediate_size"]),
+        "input_layernorm": (width,),
+        "post_attention_layernorm": (width,),
+    }
+    expected = {
+        f"model.layers.{n}.{name}.weight": shape
+        for n in range(config["num_hidden_layers"])
+        for name, shape in part.items()
+    }
+    expected |= {"model.embed_tokens.weight": (config["vocab_size"], width), "model.norm.weight": (width,)}
+    if not config["tie_word_embeddings"]:
+        expected["lm_head.weight"] = (config["vocab_size"], width)
+    stored = {name: tuple(weight.shape) for name, weight in load_file(artefact.path / "model.safetensors").items()}
+    assert stored == expected
+    assert config["architectures"] == ["LlamaForCausalLM"] and config["hidden_act"] == "silu"
+    assert not config["attention_bias"] and not config["mlp_bias"] and config["rope_parameters"]["rope_theta"] == 1e4
+    assert {file.suffix for file in artefact.path.iterdir()} <= {".json", ".safetensors", ".jinja"}
+    assert artefact.notes == ()
+
+
+def test_a_geglu_says_which_servers_refuse_it(exportable, tmp_path):
+    (artefact,) = llama.write(open_source(str(exportable("geglu"))), tmp_path / "llama", ("f32",))
+    assert artefact.notes == (llama.NO_GEGLU,)
