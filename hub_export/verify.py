@@ -8,6 +8,7 @@ Limits come with each artefact, with the reason. Not here: how good the model is
 
 import json
 import math
+import sysconfig
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -267,10 +268,10 @@ def _bits(logits: np.ndarray, ids: list[int]) -> float:
 
 def _texts() -> list[str]:
     """English and code that every Python carries, and problems."""
-    from yxanul.data.builtin import _root, prose
+    from yxanul.data.builtin import prose
     from yxanul.data.problems import generate
 
-    code = (_root() / "argparse.py").read_text(encoding="utf-8")
+    code = Path(sysconfig.get_path("stdlib"), "argparse.py").read_text(encoding="utf-8")
     questions = "\n\n".join(f"Question: {each[0]}\nAnswer: {each[1]}" for each in generate("math", 12, 3, "hard"))
     return [prose(code)[:TEXT_CHARACTERS], code[-TEXT_CHARACTERS:], questions[:TEXT_CHARACTERS]]
 
