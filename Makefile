@@ -2,13 +2,14 @@
 # make test     everything that CI runs            make check          ruff (lint, format) and mypy
 # make format   let ruff rewrite the files         make test-upstream  transformers' own model tests, on our model
 # make bench    benchmarks/gpu.sh: three hours of one GPU, or without one a small run of eight CPU minutes
+# make clients  every export in every client, installed from PyPI into build/clients/venv (llama.cpp is compiled)
 # All of them need nothing but Python 3.11 or newer: .venv is made on first use.
 PYTHON ?= python3
 BIN := .venv/bin
 # Two spinning OpenMP threads on two busy cores are slower than one
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-upstream check format bench
+.PHONY: demo test test-upstream check format bench clients
 
 demo: .venv/.ready
 	HF_HUB_OFFLINE=1 $(BIN)/yxanul demo
@@ -21,6 +22,9 @@ test-upstream: .venv/.ready
 
 bench: .venv/.ready
 	PYTHON=$(BIN)/python benchmarks/gpu.sh $(shell nvidia-smi -L > /dev/null 2>&1 || echo --small)
+
+clients: build/clients/venv/.ready
+	build/clients/venv/bin/python tests/clients/run.py
 
 check: .venv/.ready build/typing/yxanul
 	$(BIN)/ruff check .
@@ -35,6 +39,11 @@ format: .venv/.ready
 .venv/.ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e ".[test]" > .venv/install.log 2>&1 || { cat .venv/install.log; exit 1; }
+	touch $@
+
+build/clients/venv/.ready: setup.cfg constraints.txt
+	$(PYTHON) -m venv build/clients/venv
+	build/clients/venv/bin/pip install -q -c constraints.txt -e ".[export,test]" llama-cpp-python
 	touch $@
 
 # mypy does not see an editable install whose package is the checkout itself
