@@ -51,3 +51,22 @@ def read_metrics(file: Path, containing: str = "", last: int | None = None) -> I
         wanted = (line for line in lines if containing in line and line.endswith("\n"))
         for line in wanted if last is None else deque(wanted, maxlen=last):
             yield json.loads(line)
+
+
+def flaw(folder: Path) -> str | None:
+    """Why this is no complete checkpoint."""
+    try:
+        sizes = read_marker(folder)["files"]
+    except (OSError, ValueError, KeyError):
+        return f"it has no {COMPLETE}, so its save was cut off"
+    for name, size in sizes.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size:,} bytes, not {size:,}"
+    return None
+
+
+def read_marker(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / COMPLETE).read_text(encoding="utf-8"))

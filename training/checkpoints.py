@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from yxanul.bad_input import BadInput
 from yxanul.data.whole_files import sync_folder, write_json
-from yxanul.run_folder import COMPLETE, RunFolder
+from yxanul.run_folder import COMPLETE, RunFolder, flaw, read_marker
 from yxanul.training import lora
 from yxanul.training.precision.te_layers import plain_names
 from yxanul.training.precision.transformer_engine import SCALES
@@ -147,25 +147,6 @@ def remove(folder: Path) -> None:
     """The marker goes first, so that a kill leaves nothing that looks whole."""
     (folder / COMPLETE).unlink(missing_ok=True)
     shutil.rmtree(folder)
-
-
-def flaw(folder: Path) -> str | None:
-    """Why this is no complete checkpoint."""
-    try:
-        sizes = read_marker(folder)["files"]
-    except (OSError, ValueError, KeyError):
-        return f"it has no {COMPLETE}, so its save was cut off"
-    for name, size in sizes.items():
-        file = folder / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size:,} bytes, not {size:,}"
-    return None
-
-
-def read_marker(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
 
 
 def best_step(folder: Path) -> int | None:
