@@ -126,13 +126,13 @@ def revision_of(name: str, revision: str | None = None) -> str:
     from transformers.utils.hub import cached_file, extract_commit_hash
 
     file = cached_file(name, "config.json", revision=revision)
-    return extract_commit_hash(str(file), None) or _hash_of(Path(name))
+    return extract_commit_hash(str(file), None) or folder_hash(Path(name))
 
 
 OF_TRAINING = ("optimizer.", "rank-", "trainer_state.", "scales.", "COMPLETE")
 
 
-def _hash_of(folder: Path) -> str:
+def folder_hash(folder: Path) -> str:
     """Of all that decides what a model says: weights, configuration, code, tokenizer."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):

@@ -1,0 +1,196 @@
+"""What a card says of one checkpoint: counted in its files, tested by opening it, or measured with it and no other.
+
+Results are taken when their revision is the checkpoint's hash, exports when theirs is; others are refused or left out.
+Not here: how it is said (card.py).
+"""
+
+import contextlib
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from yxanul.bad_input import BadInput
+from yxanul.data.progress import say
+from yxanul.data.whole_files import write_json
+from yxanul.hub_export.card import BARE, About, Facts, hub_sources
+from yxanul.hub_export.staging import CONFIG, Subject, without_places
+from yxanul.strict_yaml import read_yaml
+
+JSON = "verification.json"
+QUOTED_OF_GROUP = 1
+
+
+def collect(
+    subject: Subject, staged: Path, about: About, results: list[str] | None, more: list[str], api: Any
+) -> Facts:
+    from yxanul.evaluation.text_model import folder_hash
+
+    revision = folder_hash(subject.folder)
+    parameters, dtypes = count(staged)
+    facts = Facts({}, parameters, dtypes, run=subject.run, step=subject.step, is_adapter=subject.is_adapter)
+    if (staged / CONFIG).is_file():
+        facts.config = json.loads((staged / CONFIG).read_text(encoding="utf-8"))
+    settings = (staged / "tokenizer_config.json").is_file() and (staged / "tokenizer_config.json").read_text("utf-8")
+    template = (staged / "chat_template.jinja").is_file() or "chat_template" in (settings or "")
+    of_talk = subject.run is None or "conversations" in subject.run.config.read_text(encoding="utf-8")
+    facts.talks = template and of_talk
+    for file in _results(subject, results):
+        _add_result(facts, file, revision, staged, about, asked=results is not None)
+    if not subject.is_adapter:
+        facts.checks.append(_opened_bare(staged, "float32" in dtypes))
+    facts.checks += _exports(subject, staged, more, revision)
+    if subject.run is not None:
+        _copy_recipe(subject, staged)
+        facts.data_licences = dict(_licences(hub_sources(read_yaml(subject.run.config)), api))
+    return facts
+
+
+def count(staged: Path) -> tuple[int, tuple[str, ...]]:
+    """Parameters, tied ones once as they are stored, and the types of numbers."""
+    from safetensors import SafetensorError, safe_open
+
+    parameters, dtypes = 0, set()
+    for path in staged.glob("*.safetensors"):
+        try:
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118 - it is no dictionary
+                    piece = file.get_slice(name)
+                    parameters += math.prod(piece.get_shape())
+                    dtypes.add(piece.get_dtype())
+        except SafetensorError as error:
+            raise BadInput(f"{path.name} is damaged, or no safetensors file: {error}.") from None
+    names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+    return parameters, tuple(sorted(names.get(kind, kind) for kind in dtypes))
+
+
+def _results(subject: Subject, given: list[str] | None) -> Iterator[Path]:
+    if given is None:
+        yield from sorted(Path("results").glob("*/results.json"))
+        return
+    for place in map(Path, given):
+        file = place if place.suffix == ".json" else place / "results.json"
+        if not file.is_file():
+            raise BadInput(f"--results {place}: there is no {file}.")
+        yield file
+
+
+def _add_result(facts: Facts, file: Path, revision: str, staged: Path, about: About, *, asked: bool) -> None:
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        of, entries = result["revision"], result["tasks"].values()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        if asked:
+            raise BadInput(f"--results {file} is no result of `yxanul evaluate` or `yxanul suite`.") from None
+        return
+    if of != revision:
+        if asked:
+            raise BadInput(f"--results {file} is of {of}, and this is {revision}: evaluate this very checkpoint.")
+        return
+    result = without_places(result) | {"model": about.repo}
+    facts.results.append(result)
+    (staged / "eval").mkdir(exist_ok=True)
+    name = file.parent.name or "results"
+    write_json(staged / "eval" / f"{name}.json", result)
+    for entry in entries:
+        samples = file.parent / f"samples-{entry['task']}.jsonl"
+        if entry.get("categories") and samples.is_file():
+            with samples.open(encoding="utf-8") as lines:
+                wrong = (sample for sample in map(json.loads, lines) if not sample["metrics"]["right"])
+                facts.failures += [found for found, _ in zip(wrong, range(QUOTED_OF_GROUP), strict=False)]
+
+
+def _opened_bare(staged: Path, exact: bool) -> dict[str, Any]:
+    """Where Yxanul cannot be imported, transformers loads the files that leave; what it computes is compared."""
+    import yxanul
+    from yxanul.hub_export.bare import BareTransformers
+    from yxanul.hub_export.source import Source
+    from yxanul.hub_export.verify import Artefact, Limits, Reference, judge
+
+    yxanul.register()
+    limits = Limits(1e-4 if exact else None, 1e-5 if exact else 1e-2, exact, "the same files, in another process")
+    weights = next(iter(sorted(staged.glob("*.safetensors"))))
+    artefact = Artefact(weights, weights.name, (), limits)
+    try:
+        with BareTransformers(staged, trust_remote_code=True) as client:
+            row = judge(Reference(Source(str(staged), staged)), artefact, client)
+    except ChildProcessError as error:
+        raise BadInput(f"transformers alone cannot load these files, so nothing was sent: {error}.") from None
+    if not row.passed:
+        raise BadInput(f"transformers alone computes something else, so nothing was sent: {'; '.join(row.failures)}.")
+    return {"target": BARE, "rows": [vars(row)]}
+
+
+def _exports(subject: Subject, staged: Path, more: list[str], revision: str) -> Iterator[dict[str, Any]]:
+    """Targets are exported now; a folder that `yxanul export` made is taken as it is, if it is of this checkpoint."""
+    folders, targets = [Path(each) for each in more if Path(each).is_dir()], []
+    targets = [each for each in more if not Path(each).is_dir()]
+    with tempfile.TemporaryDirectory(prefix="yxanul-export-") as scratch:
+        if targets:
+            from yxanul.hub_export import export_command
+
+            words = [str(subject.folder), "--to", ",".join(targets), "--out", scratch]
+            with contextlib.redirect_stdout(sys.stderr):
+                code = export_command.main(words)
+            if code:
+                raise BadInput("an export failed its check, so nothing was sent: see above, or leave it out of --with.")
+            folders.append(Path(scratch))
+        for folder in folders:
+            found = sorted(folder.glob(f"*/{JSON}"))
+            if not found:
+                raise BadInput(f"--with {folder}: no target of `yxanul export` lies there (TARGET/{JSON}).")
+            for file in found:
+                check = json.loads(file.read_text(encoding="utf-8"))
+                if check.get("revision", revision) != revision:
+                    raise BadInput(f"--with {folder}: {file.parent.name} was made of another checkpoint: export this one.")
+                _copy_export(file.parent, staged)
+                yield {"target": file.parent.name, "rows": check["rows"]}
+
+
+def _copy_export(made: Path, staged: Path) -> None:
+    """GGUF files lie beside the model, where their users look; others in a folder of their target's name."""
+    for file in sorted(made.rglob("*")):
+        if file.is_symlink():
+            raise BadInput(f"{file} is a symbolic link, and could be anything.")
+        if not file.is_file():
+            continue
+        parts = file.relative_to(made).parts
+        if file.stem == "verification":
+            target = staged / "verification" / f"{made.name}{file.suffix}"
+        elif made.name == "gguf":
+            target = staged / Path(*parts)
+        else:
+            target = staged / Path(made.name, *(parts[1:] if parts[0] == made.name else parts))  # onnx/onnx/model.onnx
+        if target.exists():
+            say(f"{file.name} of {made.name} is there already, and stays here.")
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix == ".json" and file.stat().st_size < 1 << 16:
+            write_json(target, without_places(json.loads(file.read_text(encoding="utf-8"))))
+        else:
+            import shutil
+
+            shutil.copyfile(file, target)
+
+
+def _copy_recipe(subject: Subject, staged: Path) -> None:
+    assert subject.run is not None
+    (staged / "training").mkdir()
+    for file in (subject.run.config, subject.run.gates):
+        if file.is_file():
+            text = without_places(file.read_text(encoding="utf-8"))
+            (staged / "training" / file.name).write_text(text, encoding="utf-8")
+
+
+def _licences(names: list[str], api: Any) -> Iterator[tuple[str, str]]:
+    """As the data sets' own cards say; asked only when the Hub is."""
+    for name in names if api is not None else ():
+        try:
+            licence = (api.dataset_info(name).card_data or {}).get("license")
+        except Exception:  # noqa: S112 - a data set that is gone or private has no licence that we know
+            continue
+        if licence:
+            yield name, ", ".join(licence) if isinstance(licence, list) else str(licence)

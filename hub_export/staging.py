@@ -1,0 +1,212 @@
+"""What leaves this machine: files of an allow-list, copied into a fresh folder. What is not listed never leaves.
+
+    subject = find_subject("runs/demo")                  # its final/; or a checkpoint, a model's folder, an adapter
+    stage_model(subject, Path("fresh"))                  # weights, config, our code, tokenizer
+    stage_data(Path("bins/demo"), Path("fresh"))         # token bins, or records
+
+Listed files that are symbolic links are refused, and so is a text in which an access token or a private key stands.
+Code is this package's own, whatever lies in the folder. Not here: the card (card.py), the upload (push.py).
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yxanul.bad_input import BadInput
+from yxanul.data.bins import FORMAT, MANIFEST, verify_bin
+from yxanul.data.whole_files import write_json
+from yxanul.run_folder import COMPLETE, RunFolder, flaw
+
+CONFIG, ADAPTER, CARD = "config.json", "adapter_config.json", "README.md"
+SHARD = r"(-\d{5}-of-\d{5})?\.safetensors"
+OF_MODELS = re.compile(
+    rf"(config|generation_config|model\.safetensors\.index)\.json|model{SHARD}|adapter_config\.json|adapter_model{SHARD}"
+    r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens)\.json|chat_template\.jinja"
+)
+OF_RECORDS = re.compile(r"[\w.-]+\.(jsonl|parquet)")
+# What a push may put into a repository: what of it is there and no longer pushed goes, for it is of other weights
+OURS = re.compile(
+    rf"{OF_MODELS.pattern}|\w+_yxanul\.py|{CARD}|(eval|training|verification|llama|int8|int4|onnx|mobile|web)/.*"
+    r"|\.eval_results/[\w-]+\.yaml|[^/]+\.gguf|Modelfile|([\w-]+/)?(tokens-\d{5}\.bin|\w+\.idx|manifest\.json)"
+    rf"|{OF_RECORDS.pattern}"
+)
+# Of the machine on which it was saved; and the addresses of the code, which are written anew
+NOT_CONFIG = ("_name_or_path", "name_or_path", "auto_map", "tokenizer_file", "is_local", "local_files_only")
+SECRETS = re.compile(
+    r"\b(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36}|sk-[A-Za-z0-9_-]{32,}|AKIA[0-9A-Z]{16})\b"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
+PLACE = re.compile(r"(?<![\w:/.~])(~|/[\w.@+-]+)(/[\w.@+-]+)+/?")  # an absolute path
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model or an adapter, and the run that made it."""
+
+    folder: Path
+    run: RunFolder | None
+    step: int | None = None  # of a checkpoint
+
+    @property
+    def is_adapter(self) -> bool:
+        return (self.folder / ADAPTER).is_file()
+
+
+def find_subject(text: str, step: int | None = None) -> Subject:
+    """The model in a folder, a run's final/, or its checkpoint of that step."""
+    folder = Path(text)
+    if not folder.is_dir():
+        raise BadInput(f"{text} is no folder: give a run, a model's folder, a bin, or records.")
+    folder = folder.resolve()
+    is_model = (folder / CONFIG).is_file() or (folder / ADAPTER).is_file()
+    run = RunFolder(folder)
+    if is_model:
+        run = next((RunFolder(above) for above in folder.parents[:2] if RunFolder(above).config.is_file()), run)
+    if step is not None:
+        folder = run.checkpoint(step)
+        if not folder.is_dir():
+            known = ", ".join(str(number) for number in complete_steps(run)) or "none"
+            raise BadInput(f"{text} has no checkpoint of step {step}; complete ones: {known}.")
+    elif not is_model:
+        folder = run.final
+        if not folder.is_dir():
+            unfinished = run.metrics.exists() or run.checkpoints.is_dir()
+            raise BadInput(
+                f"{text} is a run that is not finished: resume it, or push a checkpoint with --checkpoint N."
+                if unfinished
+                else f"{text} is no model: it has no {CONFIG}, and no final/ of a run. Records need --dataset."
+            )
+    of_run = folder.parent in (run.checkpoints, run.stages) or (folder / COMPLETE).exists()
+    if of_run and (problem := flaw(folder)):
+        raise BadInput(f"{folder} is no complete checkpoint: {problem}. Push another one.")
+    if not any(OF_MODELS.fullmatch(file.name) for file in folder.glob("*.safetensors")):
+        raise BadInput(f"{folder} has no weights (model.safetensors), and nothing else is published.")
+    if not (folder / "tokenizer.json").is_file():
+        raise BadInput(
+            f"{folder} has no tokenizer.json, and nobody could use the model: save its tokenizer there with "
+            "`tokenizer.save_pretrained`."
+        )
+    return Subject(folder, run if run.config.is_file() else None, step)
+
+
+def complete_steps(run: RunFolder) -> list[int]:
+    found = [folder for folder in run.checkpoints.glob("checkpoint-*") if flaw(folder) is None]
+    return sorted(int(folder.name.rpartition("-")[2]) for folder in found)
+
+
+def stage_model(subject: Subject, staged: Path, base: str | None = None) -> list[str]:
+    """Returns the names in the folder that stay. `base`: on the Hub, of an adapter."""
+    stays = _copy_listed(subject.folder, staged, OF_MODELS)
+    if subject.is_adapter:
+        config = _read(staged / ADAPTER)
+        base = base or str(config.get("base_model_name_or_path"))
+        if Path(base).is_absolute() or Path(base).is_dir():
+            raise BadInput(f"the adapter's base is a folder of this machine, {base}: push it first, then --base USER/IT.")
+        write_json(staged / ADAPTER, config | {"base_model_name_or_path": base})
+    for name in (CONFIG, "tokenizer_config.json"):
+        if (staged / name).is_file():
+            values = _read(staged / name)
+            values = {key: value for key, value in values.items() if key not in NOT_CONFIG}
+            if name == CONFIG:
+                values |= _code(values, staged)
+            write_json(staged / name, values)
+    return [name for name in stays if not (staged / name).exists()]
+
+
+def _code(config: dict[str, Any], staged: Path) -> dict[str, Any]:
+    """Copies ours; the `auto_map` of all Auto classes, which vLLM and others go by."""
+    if config.get("model_type") == "llama":  # needs none
+        return {}
+    if config.get("model_type") != "yxanul":
+        raise BadInput(f"{CONFIG}: model_type is {config.get('model_type')!r}; models of yxanul and llama are pushed.")
+    from yxanul.modeling_yxanul import AUTO_MAP, HUB_FILES
+
+    for name in HUB_FILES:
+        shutil.copyfile(Path(__file__).parent.parent / name, staged / name)
+    return {"auto_map": dict(AUTO_MAP)}
+
+
+def is_data(folder: Path) -> bool:
+    """A token bin, or a folder of such."""
+    return any(_is_bin(file) for file in [folder / MANIFEST, *folder.glob(f"*/{MANIFEST}")])
+
+
+def _is_bin(file: Path) -> bool:
+    return file.is_file() and f'"{FORMAT}"' in file.read_text(encoding="utf-8")
+
+
+def stage_data(place: Path, staged: Path) -> list[str]:
+    """Bins, each compared with the sha256 of its files; or records (jsonl, parquet), a file or a folder of them."""
+    if place.is_file() and OF_RECORDS.fullmatch(place.name):
+        return _copy_listed(place.parent, staged, re.compile(re.escape(place.name)))[:0]
+    if not place.is_dir():
+        raise BadInput(f"{place} is no data: give a token bin, a folder of bins, or jsonl or parquet files.")
+    if not is_data(place):
+        stays = _copy_listed(place, staged, OF_RECORDS)
+        if not any(staged.iterdir()):
+            raise BadInput(f"{place} holds no data: no token bin ({MANIFEST}), and no jsonl or parquet file.")
+        return stays
+    bins = [file.parent for file in (place / MANIFEST, *sorted(place.glob(f"*/{MANIFEST}"))) if _is_bin(file)]
+    for folder in bins:
+        verify_bin(folder)
+        names = [re.escape(name) for name in _read(folder / MANIFEST)["files"]]
+        target = staged / folder.relative_to(place)
+        target.mkdir(exist_ok=True)
+        _copy_listed(folder, target, re.compile("|".join([re.escape(MANIFEST), *names])))
+        write_json(target / MANIFEST, without_places(_read(target / MANIFEST)))
+    return sorted(each.name for each in place.iterdir() if each not in bins and place not in bins)
+
+
+def _copy_listed(folder: Path, staged: Path, listed: re.Pattern[str]) -> list[str]:
+    """Plain files of the folder itself whose whole name is listed. Returns what stays."""
+    stays = []
+    for file in sorted(folder.iterdir()):
+        if not listed.fullmatch(file.name) or file.is_dir():
+            stays.append(file.name)
+        elif file.is_symlink() or not file.is_file():
+            raise BadInput(f"{file} is a symbolic link or no plain file, and could be anything: put the file there.")
+        else:
+            shutil.copyfile(file, staged / file.name)
+    return stays
+
+
+def check_no_secrets(staged: Path, token: str | None) -> None:
+    """Before anything leaves: no text holds an access token, this user's least of all."""
+    for path, _ in files_of(staged):
+        if path.endswith((".safetensors", ".bin", ".idx", ".gguf", ".onnx", ".onnx_data", ".parquet", ".pte")):
+            continue
+        text = (staged / path).read_text(encoding="utf-8", errors="replace")
+        if (found := SECRETS.search(text)) or (token and token in text):
+            line = text.count("\n", 0, found.start() if found else text.index(str(token))) + 1
+            raise BadInput(f"{path}, line {line}, holds an access token or a private key: take it out; nothing was sent.")
+
+
+def without_places(value: Any) -> Any:
+    """A JSON value whose texts name no folder of this machine: of an absolute path the last name stays."""
+    if isinstance(value, str):
+        return PLACE.sub(lambda found: found[0].rstrip("/").rpartition("/")[2], value)
+    if isinstance(value, list):
+        return [without_places(each) for each in value]
+    if isinstance(value, dict):
+        return {key: without_places(each) for key, each in value.items()}
+    return value
+
+
+def files_of(staged: Path) -> Iterator[tuple[str, int]]:
+    for file in sorted(staged.rglob("*")):
+        if file.is_file():
+            yield file.relative_to(staged).as_posix(), file.stat().st_size
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{file.name} is no JSON: {error}.") from None
+    if not isinstance(values, dict):
+        raise BadInput(f"{file.name} must hold an object.")
+    return values
