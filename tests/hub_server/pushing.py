@@ -1,13 +1,16 @@
-"""Routes by which clients push: create a repository, have its card checked, upload large files (LFS), commit.
+"""Routes by which clients push: create a repository, have its card checked, upload large files (LFS or Xet), commit,
+make branches and tags, open a repository to the public.
 
-Not here: branches and tags made by clients, deletion of repositories, multipart uploads.
+Not here: deletion of repositories, multipart uploads.
 """
 
 import base64
 import hashlib
 import json
+import time
 
 import yaml
+from hub_server import xet
 from hub_server.reading import card_data
 from hub_server.repositories import File, HubError, is_large
 from hub_server.routes import PAGE, REPOSITORY, REVISION, SHA256, route
@@ -95,6 +98,31 @@ def commit(request, kind, name, revision):
     request.send({"success": True, "commitOid": oid, "commitUrl": f"{request.hub.url}/{name}/commit/{oid}"})
 
 
+@route("POST", f"{REPOSITORY}/(?P<what>tag|branch)/{REVISION}")
+def create_reference(request, kind, name, what, revision):
+    repository, wanted = request.repository(kind, name, write=True), request.json()
+    references, new = (repository.tags, wanted["tag"]) if what == "tag" else (repository.branches, revision)
+    if new in references:
+        raise HubError(409, f"the {what} exists already")
+    references[new] = repository.at(revision if what == "tag" else wanted.get("startingPoint")).oid
+    request.send({})
+
+
+@route("PUT", f"{REPOSITORY}/settings")
+def settings(request, kind, name):
+    wanted, repository = request.json(), request.repository(kind, name, write=True)
+    repository.private = wanted["visibility"] == "private" if "visibility" in wanted else wanted["private"]
+    request.send({"private": repository.private})
+
+
+@route("GET", f"{REPOSITORY}/xet-(?P<right>read|write)-token/{REVISION}")
+def xet_token(request, kind, name, right, revision):
+    request.repository(kind, name, write=right == "write")
+    values = {"casUrl": f"local://{request.hub.xet_folder}", "accessToken": "xet", "exp": int(time.time()) + 3600}
+    names = {"X-Xet-Cas-Url": "casUrl", "X-Xet-Access-Token": "accessToken", "X-Xet-Token-Expiration": "exp"}
+    request.send(values, headers={header: str(values[key]) for header, key in names.items()})
+
+
 def apply(hub, files, key, value):
     path = value["path"]
     if path.startswith("/") or {"..", ".git", ""} & set(path.rstrip("/").split("/")):
@@ -102,7 +130,7 @@ def apply(hub, files, key, value):
     if key == "file":
         files[path] = File(base64.b64decode(value["content"]))
     elif key == "lfsFile":
-        if value["oid"] not in hub.objects:
+        if value["oid"] not in hub.objects and not xet.fetch(hub, value["oid"]):
             raise HubError(400, f"no such large file was uploaded: {path}")
         files[path] = File(hub.objects[value["oid"]], large=True)
     else:  # deletedFile, deletedFolder

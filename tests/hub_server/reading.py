@@ -115,6 +115,16 @@ def refs(request, kind, name):
     request.send({"branches": branches, "tags": tags, "converts": [], "pullRequests": []})
 
 
+@route("GET", f"{REPOSITORY}/commits/{REVISION}")
+def commits(request, kind, name, revision):
+    repository, history = request.repository(kind, name), []
+    commit = repository.at(revision)
+    while commit:
+        history.append({"id": commit.oid, "title": commit.title, "message": "", "date": DATE, "authors": []})
+        commit = repository.commits.get(commit.parent)
+    request.send(history)
+
+
 @route("GET HEAD", f"{PAGE}/resolve/{REVISION}/(?P<path>.+)")
 def resolve(request, kind, name, revision, path):
     commit = request.repository(kind, name).at(revision)

@@ -4,7 +4,7 @@
     hub.add("models", "owner/tiny", {"config.json": b"{}"}, private=True)  # for members of `owner` only
     hub.fail("GET", "train.jsonl", drop_after=1000)                        # the next answer breaks off there
 
-Not here: HTTP (`server.py`), Xet, pull requests, gated repositories.
+Not here: HTTP (`server.py`), pull requests, gated repositories.
 """
 
 import hashlib
@@ -114,13 +114,16 @@ class Hub:
     signed: dict[str, str] = field(default_factory=dict)  # signature of a large file's address -> its sha256
     faults: list[Fault] = field(default_factory=list)
     log: list[tuple[str, str, int | str]] = field(default_factory=list)  # method, path, status or what was done to it
+    xet_folder: str | None = None  # where clients with Xet put large files; None: they use LFS
     lock: threading.Lock = field(default_factory=threading.Lock)  # never held while a client is being sent a body
     _numbers: itertools.count = field(default_factory=itertools.count)
 
     def add(self, kind, name, files, private=False):
-        """A new repository with one commit of `files` (path -> bytes)."""
+        """A new repository with one commit of `files` (path -> bytes), if there are any."""
         repository = self.repositories[kind, name] = Repository(kind, name, private)
-        repository.commit("files", {path: File(data, is_large(path, len(data))) for path, data in files.items()})
+        if files:
+            made = {path: File(data, is_large(path, len(data))) for path, data in files.items()}
+            repository.commit("files", made)
         return repository
 
     def fail(self, method, pattern, status=None, drop_after=None, times=1):

@@ -4,7 +4,7 @@
     subprocess.run(command, env=client_environment(hub.url, home))     # the clients read HF_ENDPOINT when imported
 
 The real `huggingface_hub` and `datasets` list, read and stream from it (`reading.py`) and push to it (`pushing.py`);
-faults on demand. Not here: Xet (its clients are told not to use it), persistence, rate limits, gated repositories.
+faults on demand; over Xet where `hub.xet_folder` is set (`xet.py`). Not here: persistence, rate limits, gated repositories.
 """
 
 import json
@@ -135,7 +135,7 @@ def serve(users):
     return hub, stop
 
 
-def client_environment(url, home, token=None):
+def client_environment(url, home, token=None, xet=False):
     """This process's environment, with its clients' settings replaced: this Hub, an empty cache, no other token."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
     settings = {
@@ -143,7 +143,7 @@ def client_environment(url, home, token=None):
         "HF_HOME": str(home),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_XET": "0" if xet else "1",
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
     }
