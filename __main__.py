@@ -42,7 +42,10 @@ VERBS = {
     ),
     "report": ("yxanul.training.report", "a run as one HTML page: curves, gates, samples, recipe"),
     "export": ("yxanul.hub_export.export_command", "the model as llama.cpp, ONNX Runtime and others read it, checked"),
-    "push": ("yxanul.hub_export.push", "a model with its card, or data, to the Hub: checked, one commit, private at first"),
+    "push": (
+        "yxanul.hub_export.push",
+        "a model with its card, or data, to the Hub: checked, one commit, private at first",
+    ),
     "track": ("yxanul.training.track_command", "send a tracker (TensorBoard, W&B, trackio) what it missed of a run"),
 }
 HELP = ("-h", "--help")

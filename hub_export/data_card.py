@@ -36,9 +36,9 @@ def _bins(about: About, staged: Path, manifests: list[Path]) -> tuple[list[str],
     maker = json.loads(manifests[0].read_text(encoding="utf-8"))["tokenizer"]
     lines = ["Token bins of Yxanul: ids that training reads in place. The text is in them, as ids.", ""]
     lines += grid(("bin", "documents", "tokens", "bytes of text", "ids as", "layout"), rows)
-    lines += ["", f"Tokenizer: fingerprint `{maker['fingerprint']}`, {maker['vocabulary_size']:,} ids; bins of another are"]
-    lines += ["refused when they are opened.", "", "```bash"]
-    lines += [f"hf download {about.repo} --repo-type dataset --local-dir bins/mine", "yxanul data verify bins/mine", "```"]
+    tokenizer = f"Tokenizer: {maker['vocabulary_size']:,} ids, fingerprint `{maker['fingerprint']}`."
+    download = f"hf download {about.repo} --repo-type dataset --local-dir bins/mine"
+    lines += ["", tokenizer, "", "```bash", download, "yxanul data verify bins/mine", "```"]
     if sources:
         lines += ["", "## Sources", "", *grid(("bin", "source", "documents", "tokens"), sources)]
     return lines, {}
@@ -48,7 +48,8 @@ def _records(staged: Path) -> tuple[list[str], dict[str, Any]]:
     rows, configs = [], []
     for file in sorted(staged.glob("*.jsonl")):
         with file.open(encoding="utf-8") as lines:
-            first, count = {}, 0
+            first: dict[str, Any] = {}
+            count = 0
             for line in lines:
                 first, count = first or json.loads(line), count + 1
         rows.append((file.name, f"{count:,}", ", ".join(first)))

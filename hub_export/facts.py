@@ -136,7 +136,7 @@ def _exports(subject: Subject, staged: Path, more: list[str], revision: str) -> 
             with contextlib.redirect_stdout(sys.stderr):
                 code = export_command.main(words)
             if code:
-                raise BadInput("an export failed its check, so nothing was sent: see above, or leave it out of --with.")
+                raise BadInput("an export failed its check, so nothing was sent: see above, or leave it out.")
             folders.append(Path(scratch))
         for folder in folders:
             found = sorted(folder.glob(f"*/{JSON}"))
@@ -145,7 +145,7 @@ def _exports(subject: Subject, staged: Path, more: list[str], revision: str) -> 
             for file in found:
                 check = json.loads(file.read_text(encoding="utf-8"))
                 if check.get("revision", revision) != revision:
-                    raise BadInput(f"--with {folder}: {file.parent.name} was made of another checkpoint: export this one.")
+                    raise BadInput(f"--with {folder}: {file.parent.name} is of another checkpoint: export this one.")
                 _copy_export(file.parent, staged)
                 yield {"target": file.parent.name, "rows": check["rows"]}
 

@@ -1,4 +1,4 @@
-"""`yxanul push RUN_OR_FOLDER --repo USER/NAME`: a model, or data, on the Hub: checked, in one commit, private at first.
+"""`yxanul push RUN_OR_FOLDER --repo USER/NAME`: a model or data on the Hub: checked, one commit, private.
 
     yxanul push runs/demo --repo me/demo --dry-run                # what would leave, and how big; no network
     yxanul push runs/demo --repo me/demo --license apache-2.0     # private, with a card and a tag
@@ -207,8 +207,10 @@ def _show(package: Package, options: argparse.Namespace) -> None:
     total = sum(size for _, size in package.files)
     who = "public" if options.public else "private"
     verb = "would go" if options.dry_run else "go"
-    answer(f"{total:>15,}  bytes in {len(package.files)} files {verb} to {package.kind} {options.repo} "
-           f"({who}), branch {package.revision}")
+    answer(
+        f"{total:>15,}  bytes in {len(package.files)} files {verb} to {package.kind} {options.repo} "
+        f"({who}), branch {package.revision}"
+    )
     if package.stays:
         answer(f"what stays here: {', '.join(package.stays)}")
 
@@ -232,16 +234,14 @@ def _hub(repo: str, token: str | None) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if status == 401:
-            raise BadInput(f"the Hub does not take the token ({said(error)}): set HF_TOKEN, or `hf auth login`.") from None
+            raise BadInput(f"the Hub does not take the token ({said(error)}): run `hf auth login`.") from None
         if status in (403, 404):
-            raise BadInput(
-                f"this token may not write to {repo} ({said(error)}): it must be a write token of {repo.split('/')[0]} "
-                "or of a member; nothing was changed."
-            ) from None
+            raise BadInput(f"this token may not write to {repo} ({said(error)}): nothing was changed.") from None
         if status == 409:
             raise BadInput(f"{repo} is taken ({said(error)}): give another --repo.") from None
-        why = "somebody else pushed at the same time" if status == 412 else f"the Hub answered {status} ({said(error)})"
-        raise PushFailed(f"{why}.") from None
+        if status == 412:
+            raise PushFailed("somebody else pushed at the same time.") from None
+        raise PushFailed(f"the Hub answered {status} ({said(error)}).") from None
     except errors.OfflineModeIsEnabled:
         raise PushFailed("HF_HUB_OFFLINE is set, so nothing can be sent: unset it.") from None
     except Exception as error:  # lost connections have another class in each client below huggingface_hub
@@ -254,20 +254,20 @@ def _account(options: argparse.Namespace, kind: str) -> tuple[Any, str]:
 
     token = get_token()
     if token is None:
-        raise BadInput("no token: set HF_TOKEN, or run `hf auth login`. Without one, --dry-run shows what would leave.")
+        raise BadInput("no token: set HF_TOKEN, or run `hf auth login`; --dry-run works without one.")
     api = HfApi()
     with _hub(options.repo, token):
         user = api.whoami()
         names = [user["name"], *(each["name"] for each in user.get("orgs", []))]
         if options.repo.split("/")[0] not in names:
-            raise BadInput(f"this token is of {user['name']}, who may write to {', '.join(names)}, not to {options.repo}.")
+            raise BadInput(f"this token is of {user['name']}, who may write to {', '.join(names)}: change --repo.")
         if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
             raise BadInput("the token may only read: make one that may write, in the settings of your account.")
         found = _repository(api, options.repo, kind)
         if found is None and _repository(api, options.repo, OTHER[kind]) is not None:
             raise BadInput(f"{options.repo} is the name of a {OTHER[kind]} already: give another --repo.")
         if found is not None and not found.private and not options.public:
-            raise BadInput(f"{options.repo} is public already: add --public if all may see this, or give another --repo.")
+            raise BadInput(f"{options.repo} is public already: add --public, or give another --repo.")
         if found is not None and (options.tag or options.revision):
             tags = {tag.name for tag in api.list_repo_refs(options.repo, repo_type=kind).tags}
             if options.revision in tags:

@@ -105,7 +105,7 @@ def stage_model(subject: Subject, staged: Path, base: str | None = None) -> list
         config = _read(staged / ADAPTER)
         base = base or str(config.get("base_model_name_or_path"))
         if Path(base).is_absolute() or Path(base).is_dir():
-            raise BadInput(f"the adapter's base is a folder of this machine, {base}: push it first, then --base USER/IT.")
+            raise BadInput(f"the adapter's base is a folder here, {base}: push it first, then --base USER/IT.")
         write_json(staged / ADAPTER, config | {"base_model_name_or_path": base})
     for name in (CONFIG, "tokenizer_config.json"):
         if (staged / name).is_file():
@@ -182,7 +182,7 @@ def check_no_secrets(staged: Path, token: str | None) -> None:
         text = (staged / path).read_text(encoding="utf-8", errors="replace")
         if (found := SECRETS.search(text)) or (token and token in text):
             line = text.count("\n", 0, found.start() if found else text.index(str(token))) + 1
-            raise BadInput(f"{path}, line {line}, holds an access token or a private key: take it out; nothing was sent.")
+            raise BadInput(f"{path}, line {line}, holds an access token or a private key: nothing was sent.")
 
 
 def without_places(value: Any) -> Any:

@@ -18,7 +18,7 @@ spec.loader.exec_module(sys.modules["yxanul"])
 import pytest  # noqa: E402  after the environment is set
 
 sys.path.append(str(root / "tests"))  # for `hub_server` and `small_runs`
-pytest_plugins = ["hub_server.fixture", "small_runs.fixture", "small_runs.chat"]
+pytest_plugins = ["hub_server.fixture", "small_runs.fixture", "small_runs.chat", "small_runs.published"]
 collect_ignore = ["upstream"]  # upstream/run.py runs those, beside files that pip has to fetch first
 
 # A member of the family in every shape that its code tells apart; fixtures below build them small.

@@ -4,7 +4,7 @@
     subprocess.run(command, env=client_environment(hub.url, home))     # the clients read HF_ENDPOINT when imported
 
 The real `huggingface_hub` and `datasets` list, read and stream from it (`reading.py`) and push to it (`pushing.py`);
-faults on demand; over Xet where `hub.xet_folder` is set (`xet.py`). Not here: persistence, rate limits, gated repositories.
+faults on demand; over Xet where `hub.xet_folder` is set (`xet.py`). Not here: persistence, rate limits, gates.
 """
 
 import json

@@ -30,8 +30,9 @@ def fetch(hub, sha256):
 
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder, "file")
-        place = {"endpoint": f"local://{hub.xet_folder}", "token": "xet", "token_expiry_unix_secs": int(time.time()) + 999}
-        with XetSession().new_file_download_group(**place) as group:
+        expiry = int(time.time()) + 999
+        place = f"local://{hub.xet_folder}"
+        with XetSession().new_file_download_group(place, token="xet", token_expiry_unix_secs=expiry) as group:
             group.start_download_file(XetFileInfo(*known[sha256]), str(file))
         content = file.read_bytes()
     assert hashlib.sha256(content).hexdigest() == sha256
