@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from yxanul.bad_input import BadInput, unknown_name
+from yxanul.hub_export.staging import without_places
 from yxanul.run_folder import RunFolder, read_metrics
 
 # The Hub's list, as in its documentation in 2026
@@ -30,7 +31,6 @@ fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0 grok2-communi
 lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by
 ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib
 """
-NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # of a repository
 FROM_HUB = re.compile(r"([\w.-]+/[\w.-]+), ([\w+.-]+), revision ([0-9a-f]{40})")  # a result's data
 NO_SHARE = re.compile("perplexity|bits|loss|likelihood|nats")
 GSM8K_QUESTIONS = 1319  # the whole test split; its leaderboard compares nothing else
@@ -75,7 +75,6 @@ def model_card(about: About, facts: Facts) -> str:
 def _front(about: About, facts: Facts, recipe: dict[str, Any]) -> str:
     from huggingface_hub import ModelCardData
 
-    base = about.base or recipe.get("init_from")
     names = hub_sources(recipe)
     values: dict[str, Any] = {
         "language": list(about.languages) or None,
@@ -83,7 +82,7 @@ def _front(about: About, facts: Facts, recipe: dict[str, Any]) -> str:
         "pipeline_tag": "text-generation",
         "tags": ["yxanul", "small-language-model", *(["lora"] if facts.is_adapter else [])],
         "datasets": names or None,
-        "base_model": base if base and NAME.fullmatch(base) and not Path(base).exists() else None,
+        "base_model": about.base,
     }
     values |= licence_fields(about.licence)
     results = _model_index(about, facts)
@@ -231,7 +230,7 @@ def _use(about: About, facts: Facts) -> list[str]:
     for _, row in passed:
         differs = row["bits_per_byte_difference"]
         cells = [row["artefact"], row["client"], f"{row['bytes'] / 1e6:,.1f}"]
-        cells.append("-" if row["largest_logit_difference"] is None else f"{row['largest_logit_difference']:.1e}")
+        cells.append("-" if row["largest_logit_difference"] is None else f"{row['largest_logit_difference']:.2g}")
         cells.append("-" if row["greedy_of"] is None else f"{row['greedy_equal']} of {row['greedy_of']}")
         cells.append("-" if differs is None else f"{row['bits_per_byte']:.4f}, {differs:+.3%}")
         table.append(cells)
@@ -324,6 +323,7 @@ def _recipe(facts: Facts, recipe: dict[str, Any]) -> list[str]:
     if steps:
         end = last if last and recipe.get("keep_best") else steps[-1]
         made = [("tokens", f"{end['tokens']:,}"), ("steps", f"{end['step']:,}"), *made]
+    made += [("began with", without_places(recipe["init_from"]))] if recipe.get("init_from") else []
     made += _machine(run, steps)
     out += grid(("", ""), made)
     table: list[Any] = []
@@ -404,6 +404,8 @@ def _evaluation(facts: Facts) -> list[str]:
                 chance = entry.get("chance", {}).get(metric)
                 digits = 3 if NO_SHARE.search(metric) else 2
                 shown = f"{value:g}" if error is None else f"{value:.{digits}f} ± {error:.{digits}f}"
+                if error == 0:  # none or all: no error can be told from their spread
+                    shown = f"{value:g}, all alike"
                 row = entry["task"], entry["version"], metric, shown, f"{entry['n']:,}", entry.get("shots", "-")
                 table.append((*row, "-" if chance is None else f"{100 * chance:g}"))
         versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())

@@ -66,6 +66,7 @@ def export(
 ) -> int:
     """Whatever is there afterwards has passed."""
     from yxanul.data.whole_files import whole_folder
+    from yxanul.evaluation.text_model import folder_hash
     from yxanul.hub_export.verify import Reference, Verdict, table, write_table
 
     reference = Reference(source)
@@ -77,7 +78,12 @@ def export(
                 rows += found
                 if not any(row.passed for row in found):
                     raise NothingPassed
-                about = {"model": source.name, "target": name, "bits_per_byte": reference.bits_per_byte}
+                about = {
+                    "model": source.name,
+                    "revision": folder_hash(source.folder),
+                    "target": name,
+                    "bits_per_byte": reference.bits_per_byte,
+                }
                 write_table(partial, found, about | {"versions": _versions()})
         except NothingPassed:
             continue

@@ -144,7 +144,7 @@ def _exports(subject: Subject, staged: Path, more: list[str], revision: str) -> 
                 raise BadInput(f"--with {folder}: no target of `yxanul export` lies there (TARGET/{JSON}).")
             for file in found:
                 check = json.loads(file.read_text(encoding="utf-8"))
-                if check.get("revision", revision) != revision:
+                if check.get("revision") != revision:
                     raise BadInput(f"--with {folder}: {file.parent.name} is of another checkpoint: export this one.")
                 _copy_export(file.parent, staged)
                 yield {"target": file.parent.name, "rows": check["rows"]}

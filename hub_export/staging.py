@@ -179,10 +179,10 @@ def check_no_secrets(staged: Path, token: str | None) -> None:
     for path, _ in files_of(staged):
         if path.endswith((".safetensors", ".bin", ".idx", ".gguf", ".onnx", ".onnx_data", ".parquet", ".pte")):
             continue
-        text = (staged / path).read_text(encoding="utf-8", errors="replace")
-        if (found := SECRETS.search(text)) or (token and token in text):
-            line = text.count("\n", 0, found.start() if found else text.index(str(token))) + 1
-            raise BadInput(f"{path}, line {line}, holds an access token or a private key: nothing was sent.")
+        with (staged / path).open(encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, 1):
+                if SECRETS.search(line) or (token and token in line):
+                    raise BadInput(f"{path}, line {number}, holds an access token or a private key: nothing was sent.")
 
 
 def without_places(value: Any) -> Any:
