@@ -9,12 +9,13 @@ from typing import Any
 
 import yaml
 
-from yxanul.data.bins import FORMAT, MANIFEST
+from yxanul.data.bins import MANIFEST
 from yxanul.hub_export.card import About, grid, licence_fields
+from yxanul.hub_export.staging import bins_in
 
 
 def data_card(about: About, staged: Path) -> str:
-    manifests = sorted(file for file in staged.rglob(MANIFEST) if f'"{FORMAT}"' in file.read_text(encoding="utf-8"))
+    manifests = [folder / MANIFEST for folder in bins_in(staged)]
     body, more = _bins(about, staged, manifests) if manifests else _records(staged)
     front: dict[str, Any] = {"language": list(about.languages)} if about.languages else {}
     front |= {**licence_fields(about.licence), "tags": ["yxanul"], **more}

@@ -57,7 +57,9 @@ def main(arguments: list[str]) -> int:
     options = _parsed(arguments)
     about = _about(options)
     place = Path(options.place)
-    is_data = options.dataset or (place.is_dir() and staging.is_data(place))
+    is_data = options.dataset or staging.is_data(place)
+    if is_data and (options.checkpoint or options.more or options.results or options.base):
+        raise BadInput("--checkpoint, --with, --results and --base are of models: a data set has none.")
     try:
         api, token = (None, None) if options.dry_run else _account(options, "dataset" if is_data else "model")
         done = []
@@ -269,9 +271,11 @@ def _account(options: argparse.Namespace, kind: str) -> tuple[Any, str]:
         if found is not None and not found.private and not options.public:
             raise BadInput(f"{options.repo} is public already: add --public, or give another --repo.")
         if found is not None and (options.tag or options.revision):
-            tags = {tag.name for tag in api.list_repo_refs(options.repo, repo_type=kind).tags}
+            tags = {tag.name: tag.target_commit for tag in api.list_repo_refs(options.repo, repo_type=kind).tags}
             if options.revision in tags:
                 raise BadInput(f"--revision {options.revision} is a tag of {options.repo}: a branch is needed.")
+            if tags.get(options.tag, found.sha) != found.sha:
+                raise BadInput(f"--tag {options.tag} is there already, on an earlier commit: give another.")
     return api, token
 
 
@@ -311,7 +315,11 @@ def send(api: Any, package: Package, options: argparse.Namespace) -> dict[str, A
     tag = None
     if package.revision == MAIN:
         tag = options.tag or _next_tag(refs.tags, commit.oid)
-        if tag not in {each.name for each in refs.tags if each.target_commit == commit.oid}:
+        if tag in {each.name for each in refs.tags if each.target_commit != commit.oid}:
+            raise BadInput(
+                f"commit {commit.oid[:12]} is there, and --tag {tag} stands on the one before: give another."
+            )
+        if tag not in {each.name for each in refs.tags}:
             api.create_tag(**where, tag=tag, revision=commit.oid)
     if options.public and (found is None or found.private):
         api.update_repo_settings(**where, private=False)

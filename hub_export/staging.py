@@ -31,7 +31,7 @@ OF_RECORDS = re.compile(r"[\w.-]+\.(jsonl|parquet)")
 # What a push may put into a repository: what of it is there and no longer pushed goes, for it is of other weights
 OURS = re.compile(
     rf"{OF_MODELS.pattern}|\w+_yxanul\.py|{CARD}|(eval|training|verification|llama|int8|int4|onnx|mobile|web)/.*"
-    r"|\.eval_results/[\w-]+\.yaml|[^/]+\.gguf|Modelfile|([\w-]+/)?(tokens-\d{5}\.bin|\w+\.idx|manifest\.json)"
+    r"|\.eval_results/[\w-]+\.yaml|[^/]+\.gguf|Modelfile|([\w.-]+/)*(tokens-\d{5}\.bin|\w+\.idx|manifest\.json)"
     rf"|{OF_RECORDS.pattern}"
 )
 # Of the machine on which it was saved; and the addresses of the code, which are written anew
@@ -132,11 +132,14 @@ def _code(config: dict[str, Any], staged: Path) -> dict[str, Any]:
 
 def is_data(folder: Path) -> bool:
     """A token bin, or a folder of such."""
-    return any(_is_bin(file) for file in [folder / MANIFEST, *folder.glob(f"*/{MANIFEST}")])
+    is_model = any((folder / name).is_file() for name in (CONFIG, ADAPTER, RunFolder(folder).config.name))
+    return not is_model and any(bins_in(folder))
 
 
-def _is_bin(file: Path) -> bool:
-    return file.is_file() and f'"{FORMAT}"' in file.read_text(encoding="utf-8")
+def bins_in(folder: Path) -> Iterator[Path]:
+    for file in sorted(folder.rglob(MANIFEST)):
+        if f'"{FORMAT}"' in file.read_text(encoding="utf-8"):
+            yield file.parent
 
 
 def stage_data(place: Path, staged: Path) -> list[str]:
@@ -150,15 +153,14 @@ def stage_data(place: Path, staged: Path) -> list[str]:
         if not any(staged.iterdir()):
             raise BadInput(f"{place} holds no data: no token bin ({MANIFEST}), and no jsonl or parquet file.")
         return stays
-    bins = [file.parent for file in (place / MANIFEST, *sorted(place.glob(f"*/{MANIFEST}"))) if _is_bin(file)]
-    for folder in bins:
+    for folder in bins_in(place):
         verify_bin(folder)
         names = [re.escape(name) for name in _read(folder / MANIFEST)["files"]]
         target = staged / folder.relative_to(place)
-        target.mkdir(exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
         _copy_listed(folder, target, re.compile("|".join([re.escape(MANIFEST), *names])))
         write_json(target / MANIFEST, without_places(_read(target / MANIFEST)))
-    return sorted(each.name for each in place.iterdir() if each not in bins and place not in bins)
+    return sorted(each.name for each in place.iterdir() if not (staged / each.name).exists())
 
 
 def _copy_listed(folder: Path, staged: Path, listed: re.Pattern[str]) -> list[str]:

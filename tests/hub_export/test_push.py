@@ -98,6 +98,9 @@ def test_a_later_push_takes_away_what_was_of_the_earlier_one_and_nothing_else(hu
     assert push(made_run.path, "--repo", "owner/talk", "--license", "mit", "--tag", "first") == 0
     assert found.at("main").files.keys() == PUBLISHED | {"photo.png"}
     assert found.tags.keys() == {"v1", "first"}
+    assert push(made_run.path, "--repo", "owner/talk", "--tag", "v1") == 2, "a tag does not move"
+    assert push(made_run.path, "--repo", "owner/talk", "--tag", "first") == 2 and len(found.commits) == 5
+    assert found.tags["first"] != found.branches["main"], "the commit is there, and the tag stays where it was"
 
 
 def test_a_public_repository_opens_when_everything_is_in_it(hub, made_run, unchecked):
@@ -220,6 +223,7 @@ BAD = {
     "token": (["RUN", "--token=" + OWNER], "does not belong on a command line"),
     "no results": (["RUN", "--results", "nowhere"], "there is no nowhere/results.json"),
     "no export": (["RUN", "--with", "."], "no target of `yxanul export` lies there"),
+    "a data set's checkpoint": ([".", "--dataset", "--checkpoint", "5"], "are of models"),
     "no records": ([".", "--dataset"], "holds no data"),
 }
 
@@ -279,7 +283,7 @@ def test_bins_and_records_become_data_sets(hub, tmp_path, capfd):
 
     from yxanul.data.bins import verify_bin
 
-    for name in ("train", "held_out"):
+    for name in ("train", "held_out", "more/train"):
         make_bin(tmp_path / "talk" / name, 20, 1)
     (tmp_path / "talk/settings.json").write_text("{}")
     assert push("talk", "--repo", "owner/talk", "--license", "odc-by") == 0
@@ -288,7 +292,7 @@ def test_bins_and_records_become_data_sets(hub, tmp_path, capfd):
     for path, file in found.at("main").files.items():
         (tmp_path / "back" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "back" / path).write_bytes(file.data)
-    assert verify_bin("back/train") and verify_bin("back/held_out") and not Path("back/settings.json").exists()
+    assert verify_bin("back/train") and verify_bin("back/more/train") and not Path("back/settings.json").exists()
     assert b"license: odc-by" in found.at("main").files["README.md"].data
     (tmp_path / "talk/train/tokens-00000.bin").write_bytes(b"damaged")
     assert push("talk", "--repo", "owner/talk") == 2
