@@ -200,16 +200,20 @@ def _summary(about: About, facts: Facts) -> list[str]:
 
 
 BARE = "transformers"  # the target of push's own check
-SNIPPETS: dict[str, str] = {
-    "gguf": 'from llama_cpp import Llama\n\nmodel = Llama.from_pretrained("{repo}", filename="{file}")\n'
-    'print(model("{prompt}", max_tokens=32)["choices"][0]["text"])',
-    "llama": 'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("{repo}", '
-    'subfolder="{target}")',
-    "onnx": "from huggingface_hub import hf_hub_download\nfrom onnxruntime import InferenceSession\n\n"
+# (target, first word of the client's name) -> how to open it there
+SUBFOLDER = 'model = AutoModelForCausalLM.from_pretrained("{repo}", subfolder="{target}")'
+SNIPPETS = {
+    ("gguf", "llama.cpp"): 'from llama_cpp import Llama\n\nmodel = Llama.from_pretrained("{repo}", filename="{file}")',
+    ("gguf", "transformers"): 'model = AutoModelForCausalLM.from_pretrained("{repo}", gguf_file="{file}")',
+    (
+        "onnx",
+        "onnxruntime",
+    ): "from huggingface_hub import hf_hub_download\nfrom onnxruntime import InferenceSession\n\n"
     'session = InferenceSession(hf_hub_download("{repo}", "onnx/{file}"))',
+    ("llama", "transformers"): SUBFOLDER,
+    ("int8", "transformers"): SUBFOLDER,
+    ("int4", "transformers"): SUBFOLDER,
 }
-SNIPPETS |= {"int8": SNIPPETS["llama"], "int4": SNIPPETS["llama"]}
-NEEDS_CLIENT = {"gguf": "llama"}  # whose snippet it is
 
 
 def _use(about: About, facts: Facts) -> list[str]:
@@ -218,13 +222,14 @@ def _use(about: About, facts: Facts) -> list[str]:
     if not passed:
         return ["## Use", "", "No tool was tested with this checkpoint."]
     lines = ["## Use", "", "Tested with this very checkpoint; other tools may work."]
-    for target in dict.fromkeys(check["target"] for check, _ in passed):
-        rows = [row for check, row in passed if check["target"] == target]
+    for target, client in dict.fromkeys((check["target"], row["client"].partition(" ")[0]) for check, row in passed):
         if target == BARE:
             lines += ["", *_transformers(about, facts)]
-        elif target in SNIPPETS and any(NEEDS_CLIENT.get(target, "") in row["client"] for row in rows):
-            names = {"repo": about.repo, "target": target, "file": rows[0]["artefact"], "prompt": "Question:"}
-            lines += ["", f"{target}:", "", "```python", SNIPPETS[target].format(**names), "```"]
+        elif (target, client) in SNIPPETS:
+            files = next(check.get("files", []) for check, _ in passed if check["target"] == target)
+            file = next((name for name in files if "Q8_0" in name), files[0] if files else "")
+            snippet = SNIPPETS[target, client].format(repo=about.repo, target=target, file=file)
+            lines += ["", f"{target}, {client}:", "", "```python", snippet, "```"]
     heads = "artefact", "opened in", "MB", "largest logit difference", "greedy tokens equal", "bits/byte, difference"
     table: list[Any] = []
     for _, row in passed:
@@ -258,7 +263,7 @@ def _transformers(about: About, facts: Facts) -> list[str]:
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         *(["from peft import PeftModel"] if facts.is_adapter else []),
         "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{about.repo}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{about.repo}"{"" if facts.is_adapter else trust})',
         load,
         talk,
         "print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0]))",

@@ -147,7 +147,8 @@ def _exports(subject: Subject, staged: Path, more: list[str], revision: str) -> 
                 if check.get("revision") != revision:
                     raise BadInput(f"--with {folder}: {file.parent.name} is of another checkpoint: export this one.")
                 _copy_export(file.parent, staged)
-                yield {"target": file.parent.name, "rows": check["rows"]}
+                names = sorted(each.name for each in file.parent.rglob("*") if each.suffix in (".gguf", ".onnx"))
+                yield {"target": file.parent.name, "rows": check["rows"], "files": names}
 
 
 def _copy_export(made: Path, staged: Path) -> None:
@@ -165,7 +166,8 @@ def _copy_export(made: Path, staged: Path) -> None:
         else:
             target = staged / Path(made.name, *(parts[1:] if parts[0] == made.name else parts))  # onnx/onnx/model.onnx
         if target.exists():
-            say(f"{file.name} of {made.name} is there already, and stays here.")
+            if target.read_bytes() != file.read_bytes():
+                say(f"{file.name} of {made.name} stays here: the model has its own.")
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".json" and file.stat().st_size < 1 << 16:

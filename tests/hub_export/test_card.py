@@ -132,11 +132,11 @@ def test_limitations_are_the_suites_failures_and_what_chance_can_do_too():
 
 
 def test_only_tools_that_passed_with_this_checkpoint_are_shown():
-    gguf = {"artefact": "talk-Q8_0.gguf", "client": "llama-cpp-python 0.3"}
-    broken = ROW | {"artefact": "talk-Q4_0.gguf", "passed": False}
+    gguf = {"artefact": "gguf Q8_0", "client": "llama.cpp (0.3)"}
+    broken = ROW | {"artefact": "gguf Q4_0", "passed": False}
     checks = [
         {"target": "transformers", "rows": [ROW]},
-        {"target": "gguf", "rows": [ROW | gguf, broken]},
+        {"target": "gguf", "rows": [ROW | gguf, broken], "files": ["talk-Q8_0.gguf"]},
         {"target": "onnx", "rows": [ROW | {"artefact": "model.onnx", "passed": False}]},
     ]
     text = section(model_card(ABOUT, facts(checks=checks)), "Use")

@@ -326,7 +326,7 @@ import sys; sys.modules["yxanul"] = None
 import torch, transformers
 options = {"trust_remote_code": True, "revision": sys.argv[1]}
 model = transformers.AutoModelForCausalLM.from_pretrained("owner/talk", **options)
-tokenizer = transformers.AutoTokenizer.from_pretrained("owner/talk", revision=sys.argv[1])
+tokenizer = transformers.AutoTokenizer.from_pretrained("owner/talk", **options)
 ids = tokenizer("What is nothing more?", return_tensors="pt").input_ids
 torch.save(model(ids).logits, "logits.pt")
 torch.save(ids, "ids.pt")
