@@ -211,8 +211,8 @@ SNIPPETS = {
     ): "from huggingface_hub import hf_hub_download\nfrom onnxruntime import InferenceSession\n\n"
     'session = InferenceSession(hf_hub_download("{repo}", "onnx/{file}"))',
     ("llama", "transformers"): SUBFOLDER,
-    ("int8", "transformers"): SUBFOLDER,
-    ("int4", "transformers"): SUBFOLDER,
+    ("int8", "transformers"): SUBFOLDER.replace(")", ", trust_remote_code=True)"),
+    ("int4", "transformers"): SUBFOLDER.replace(")", ", trust_remote_code=True)"),
 }
 
 
