@@ -43,8 +43,8 @@ def ends_of(subject: TextModel) -> set[int]:
 class Writer:
     """As scoring.Scorer: `batches` in a fixed order, `run` makes the texts of one of them.
 
-    `ended` are the numbers of those that an end-of-text token ended. `refills`: waiting prompts take the places of rows
-    that are done.
+    `ended` are the numbers of those that an end-of-text token ended. `refills`: waiting prompts take the places of
+    rows that are done.
     """
 
     def __init__(
