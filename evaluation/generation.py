@@ -134,8 +134,8 @@ class Writer:
             **({"past_key_values": rows.cache} if rows.cache is not None else {}),
         )
         layers: Any = getattr(made.past_key_values, "layers", ())
-        rows_of = {len(layer.keys) if type(layer) is DynamicLayer and layer.is_initialized else 0 for layer in layers}
-        if first and rows_of != {len(rows.ids)}:
+        plain = all(type(layer) is DynamicLayer and layer.is_initialized for layer in layers)
+        if first and not (layers and plain and all(len(layer.keys) == len(rows.ids) for layer in layers)):
             self._merges = False
             return self._advance(rows, prompt)
         rows.mask = torch.cat([rows.mask, rows.mask.new_ones(len(rows.ids), made.sequences.shape[1] - width)], 1)
