@@ -6,7 +6,7 @@ import { resultAtEnd } from "./calculator.js";
 const here = new URL(".", import.meta.url).href;
 env.allowRemoteModels = false;
 env.allowLocalModels = true;
-env.localModelPath = here;
+env.localModelPath = new URL(here).pathname; // an address would be taken for a remote one
 env.useBrowserCache = false; // the browser's own cache asks whether a file has changed
 env.useWasmCache = false;
 env.backends.onnx.wasm.wasmPaths = {
@@ -80,7 +80,7 @@ async function answer({ messages, calculator, newTokens = settings.newTokens }) 
     return;
   }
   const made = [];
-  let past = {}, forced = [], results = 0, why = "cut", text = "";
+  let past = null, forced = [], results = 0, why = "cut", text = "";
   try {
     while (made.length < newTokens) {
       const next = await step(made.length ? made.slice(-1) : prompt, prompt.length + made.length, past);
@@ -125,5 +125,5 @@ async function step(ids, total, past) {
 }
 
 function release(past) {
-  for (const tensor of Object.values(past)) if (tensor.location === "gpu-buffer") tensor.dispose();
+  for (const tensor of Object.values(past ?? {})) if (tensor.location === "gpu-buffer") tensor.dispose();
 }
