@@ -32,7 +32,7 @@ RUN_FILES = {  # onnxruntime-web is the version that this transformers.js was bu
     RUNTIME: ("dist/ort-wasm-simd-threaded.asyncify.mjs", "dist/ort-wasm-simd-threaded.asyncify.wasm"),
 }
 NEW_TOKENS = 512
-EXAMPLES = ["What is 17 + 25?", "Hello!"]
+EXAMPLES = ["What is 17 + 25?", "Tom has 3 boxes of 4 apples and eats 2 apples. How many are left?"]
 
 
 def check(source: Source, types: Sequence[str]) -> None:

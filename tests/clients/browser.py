@@ -124,11 +124,10 @@ class Browser:
 
     def until(self, script, seconds=300):
         end = time.monotonic() + seconds
-        while not (found := self.evaluate(script)):
+        while not self.evaluate(f"!!({script})"):
             if time.monotonic() > end:
                 raise TimeoutError(f"never true: {script}; {self.complaints}")
             time.sleep(0.2)
-        return found
 
     def type(self, text):
         self.call("Input.insertText", text=text)
