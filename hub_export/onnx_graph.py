@@ -6,7 +6,6 @@
 A factorised embedding stays two small factors. Not here: files beside the graph, checks (onnx.py, onnx_client.py).
 """
 
-import copy
 import logging
 import tempfile
 import warnings
@@ -23,15 +22,14 @@ BLOCK = 32  # weights that share a scale in 4 bit; what does not divide is padde
 
 
 def onnx_graph(model: Any) -> Any:
-    """An onnx.ModelProto. The model is copied: its attention becomes the plain one, which exports to fewer nodes."""
+    """An onnx.ModelProto, with the plain attention, which exports to fewer nodes."""
     import torch
     from transformers import DynamicCache
 
     class WithCache(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = copy.deepcopy(model).eval()
-            self.model.set_attn_implementation("eager")
+            self.model = model.eval()
 
         def forward(self, input_ids: Any, attention_mask: Any, position_ids: Any, *past: Any) -> Any:
             cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
@@ -55,6 +53,8 @@ def onnx_graph(model: Any) -> Any:
         *(torch.randn(past_shape, dtype=model.dtype) for _ in range(2 * config.num_hidden_layers)),
     )
     two = {0: auto, 1: auto}
+    attention = config._attn_implementation
+    model.set_attn_implementation("eager")
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -67,6 +67,7 @@ def onnx_graph(model: Any) -> Any:
             output_names=["logits", *cache_names(config, "present")],
             dynamic_shapes=(two, two, two, tuple({0: auto, 2: auto} for _ in inputs[3:])),
         )
+    model.set_attn_implementation(attention)
     assert program is not None
     graph = program.model_proto
     _name_dimensions(graph)
