@@ -1,4 +1,4 @@
-"""Target `mobile`: the model in ONNX Runtime's own format, which its packages for Android and iOS open; docs/mobile.md.
+"""Target `mobile`: the model in ONNX Runtime's own format, for its packages on Android and iOS; see docs/mobile.md.
 
     model_int8.ort  tokenizer.json  tokenizer_config.json  generation_config.json  config.json
 

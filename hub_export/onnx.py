@@ -1,7 +1,7 @@
 """Target `onnx`: the model with its cache for ONNX Runtime and transformers.js, laid out as the latter asks for it.
 
     onnx/model.onnx  model_fp16.onnx  model_quantized.onnx (int8)  model_q4.onnx  model_q4f16.onnx
-    config.json (model_type llama: a name for how to call it)  tokenizer.json  tokenizer_config.json (with the template)
+    config.json (model_type llama says how to call it)   tokenizer.json   tokenizer_config.json (with the template)
 
 Factorised embeddings, GEGLU and learned positions need no twin elsewhere: the graph holds what the model computes.
 """
@@ -31,11 +31,11 @@ TYPES = tuple(FILES)
 DEFAULT = ("fp32", "fp16", "int8", "q4")
 NEEDS = {"onnx": "export", "onnxscript": "export", "onnxruntime": "export"}
 LIMITS = {
-    "fp32": Limits(1e-4, 1e-5, True, "the same computation in fp32, in another order"),
-    "fp16": Limits(None, 2e-3, False, "weights and activations of 11 bits"),
-    "int8": Limits(None, 2e-2, False, "weights of 8 bits with a scale for each column, activations of 8 bits"),
-    "q4": Limits(None, 6e-2, False, "weights of 4 bits with a scale for 32"),
-    "q4f16": Limits(None, 6e-2, False, "weights of 4 bits with a scale for 32, activations of 11 bits"),
+    "fp32": Limits(1e-4, 1e-4, 1e-5, True, "the same computation in fp32, in another order"),
+    "fp16": Limits(None, 0.02, 0.002, False, "weights and activations of 11 bits"),
+    "int8": Limits(None, 0.2, 0.02, False, "weights, with a scale a column, and activations of 8 bits"),
+    "q4": Limits(None, 0.4, 0.05, False, "weights of 4 bits with a scale for 32"),
+    "q4f16": Limits(None, 0.4, 0.05, False, "weights of 4 bits with a scale for 32, activations of 11 bits"),
 }
 LARGEST = 2**31 - 2**20  # bytes of one protobuf message
 

@@ -1,7 +1,7 @@
 """ONNX Runtime as a client: an artefact's logits in one pass, or through the cache in a padded batch of three.
 
-    with OnnxRuntime(path) as client:                    # .onnx or .ort, tokenizer files in `beside`
-        client.logits([1, 2, 3]); client.greedy([1, 2, 3], 8)
+with OnnxRuntime(path) as client:                    # .onnx or .ort, tokenizer files in `beside`
+    client.logits([1, 2, 3]); client.greedy([1, 2, 3], 8)
 """
 
 import os

@@ -92,7 +92,7 @@ def _fetch(package: str, files: Sequence[str], to: Path) -> None:
         if done.returncode or not archive.exists():
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
             raise BadInput(
-                f"web: npm could not fetch {package} ({reason}): try again with a network, or run `npm pack {package}` "
+                f"web: npm could not fetch {package} ({reason}): try again with a network, or `npm pack {package}` "
                 f"where there is one and put the archive into {CACHE}."
             )
     with tarfile.open(archive) as opened:

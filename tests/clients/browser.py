@@ -1,4 +1,4 @@
-"""Headless Chromium, driven over a pipe with its own protocol: pages, scripts, pictures, and every address it asked for.
+"""Headless Chromium, driven over a pipe by its own protocol: scripts, pictures, and every address it asked for.
 
     with Browser() as browser, served(folder) as address:
         browser.open(f"{address}/index.html", width=1200, height=800)
@@ -112,7 +112,9 @@ class Browser:
 
     def look(self, *, width, height, dark=False, phone=False):
         scale = 2 if phone else 1
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=phone)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=phone
+        )
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
 

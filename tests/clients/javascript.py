@@ -1,9 +1,9 @@
 """transformers.js as a client of hub_export.verify, in Node and in headless Chromium.
 
-    with Node(folder, "fp32") as client:              # NODE_PACKAGES: the folder in which npm has installed it
-        client.greedy([1, 2, 3], 8)
-    with Chromium(site, "fp32") as client:            # `site` is what `yxanul export --to web` made
-        client.tokenize("hard text")
+with Node(folder, "fp32") as client:              # NODE_PACKAGES: the folder in which npm has installed it
+    client.greedy([1, 2, 3], 8)
+with Chromium(site, "fp32") as client:            # `site` is what `yxanul export --to web` made
+    client.tokenize("hard text")
 """
 
 import base64
