@@ -45,8 +45,8 @@ def check(source: Source, types: Sequence[str]) -> None:
         size = source.parameters * (2 if kind.endswith("16") else 4)
         if size > LARGEST:
             raise BadInput(
-                f"onnx: {kind} of {source.parameters:,} parameters is made from a graph of {size / 1e9:.1f} GB, and an "
-                "ONNX file holds 2 GB: take --types fp16,q4f16, or another target."
+                f"onnx: {kind} of {source.parameters:,} parameters is made from a graph of {size / 1e9:.1f} GB, and "
+                "an ONNX file holds 2 GB: take --types fp16,q4f16, or another target."
             )
     if "chat_template" in _tokenizer_config(source) or not source.tokenizer.chat_template:
         return

@@ -6,9 +6,11 @@
 A factorised embedding stays two small factors. Not here: files beside the graph, checks (onnx.py, onnx_client.py).
 """
 
+import contextlib
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +57,7 @@ def onnx_graph(model: Any) -> Any:
     two = {0: auto, 1: auto}
     attention = config._attn_implementation
     model.set_attn_implementation("eager")
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             WithCache(),
             inputs,
@@ -73,6 +74,18 @@ def onnx_graph(model: Any) -> Any:
     _name_dimensions(graph)
     _keep_logits(graph)
     return graph
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """They speak of torchvision, of deprecations in torch itself, and of preparing a graph that is prepared."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def cache_names(config: Any, prefix: str) -> list[str]:
@@ -122,12 +135,17 @@ def save(graph: Any, kind: str, path: Path) -> None:
     """`graph` in fp32 for fp32, int8 and q4, in fp16 for fp16 and q4f16; it is not changed."""
     import onnx
 
-    logging.getLogger("onnxruntime.quantization").setLevel(logging.ERROR)
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind in ("fp32", "fp16"):
         onnx.save(graph, path)
         return
-    graph = _untied(graph)
+    with _quiet():
+        _quantise(_untied(graph), kind, path)
+
+
+def _quantise(graph: Any, kind: str, path: Path) -> None:
+    import onnx
+
     if kind == "int8":
         _dynamic_int8(graph, path, ("MatMul", "Gather"))
         return
