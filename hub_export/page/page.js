@@ -138,6 +138,7 @@ at("text").onkeydown = (event) => {
   event.preventDefault();
   if (!turn) at("form").requestSubmit();
 };
+window.onresize = follow; // a phone's keyboard comes and goes
 document.onkeydown = (event) => event.key === "Escape" && stop();
 at("anew").onclick = () => {
   discarded = turn !== null;

@@ -30,10 +30,11 @@ def chromium():
 
 class Browser:
     def __init__(self, *words):
+        words = words or ("--disable-gpu",)
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
-        command = [chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *words]
+        command = [chromium(), "--headless", "--no-sandbox", "--hide-scrollbars", *words]
         command += ["--remote-debugging-pipe", f"--user-data-dir={self._profile.name}", "--disable-dev-shm-usage"]
 
         def descriptors():  # it reads 3 and writes 4
