@@ -7,7 +7,9 @@ async function opened(library, where, name, dtype, device) {
   library.env.localModelPath = where;
   library.env.useBrowserCache = false;
   const tokenizer = await library.AutoTokenizer.from_pretrained(name);
-  const model = dtype && (await library.AutoModelForCausalLM.from_pretrained(name, { dtype, device }));
+  // one thread: several that wait for each other spend CPU seconds on it
+  const options = { dtype, device, session_options: { intraOpNumThreads: 1 } };
+  const model = await library.AutoModelForCausalLM.from_pretrained(name, options);
   return { library, tokenizer, model };
 }
 
