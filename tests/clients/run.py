@@ -58,6 +58,8 @@ def exported(model: str, name: str) -> list[dict]:
 
 
 def main(models: list[str]) -> int:
+    import javascript_rows
+
     from yxanul.hub_export.verify import Verdict, table
 
     named = {model: pathlib.Path(model).parent.name for model in models}
@@ -65,6 +67,7 @@ def main(models: list[str]) -> int:
     pages, failed = [], False
     for model, name in named.items():
         rows = [Verdict(**row) for row in exported(model, name)]
+        rows += javascript_rows.rows(model, OUT / "exports" / name)
         failed |= not all(row.passed for row in rows)
         pages.append(f"## {name}\n\n{table(rows)}\n")
     (OUT / "table.md").write_text("\n".join(pages), encoding="utf-8")
