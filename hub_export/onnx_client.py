@@ -27,7 +27,7 @@ class OnnxRuntime:
         self._session = onnxruntime.InferenceSession(path, how, providers=["CPUExecutionProvider"])
         first = next(each for each in self._session.get_inputs() if each.name.startswith("past_key_values"))
         self._dtype = np.float16 if first.type == "tensor(float16)" else np.float32
-        self._tokenizer = AutoTokenizer.from_pretrained(beside) if beside else None
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(beside) if beside else None
 
     def __enter__(self) -> "OnnxRuntime":
         return self
@@ -58,14 +58,15 @@ class OnnxRuntime:
             ids[row, pad : pad + len(token_ids)] = token_ids if row == 0 else token_ids[::-1]
             mask[row, pad:] = 1
         ends = sorted({length // 2, *range(length // 2, min(length // 2 + 6, length)), length})
-        found, past = [], {}
+        found, past = [], dict[str, Any]()
         for begin, end in zip([0, *ends], ends, strict=False):
             logits, past = self._run(ids[:, begin:end], mask[:, :end], past)
             found.append(logits[0])
         return np.concatenate(found)[pads[0] :]
 
     def greedy(self, token_ids: list[int], count: int) -> list[int]:
-        made, ids, past = [], np.array([token_ids]), {}
+        made: list[int] = []
+        ids, past = np.array([token_ids]), dict[str, Any]()
         for step in range(count):
             mask = np.ones((1, len(token_ids) + step), np.int64)
             logits, past = self._run(ids, mask, past, keep=1)
