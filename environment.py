@@ -28,7 +28,12 @@ OPTIONAL = {
     "pyarrow": ("data", "parquet and jsonl.zst files cannot be read"),
     "datatrove": ("scale", "no preparation on a cluster"),
     "peft": ("lora", "no adapters"),
-    "bitsandbytes": ("lora", "no adapters on a quantised base"),
+    "bitsandbytes": ("qlora", "no adapters on a quantised base, no `yxanul export --to int4`"),
+    "gguf": ("export", "no `yxanul export --to gguf`"),
+    "onnx": ("export", "no `yxanul export --to onnx, mobile or web`"),
+    "onnxruntime": ("export", "no `yxanul export --to onnx, mobile or web`"),
+    "torchao": ("export", "no `yxanul export --to int8`"),
+    "trl": ("trl", "no trainers of TRL; `yxanul sft` needs nothing"),
     "evaluate": ("evaluate", "the metrics are plain classes, not modules of `evaluate`"),
     "lm_eval": ("evaluate", "no --harness: the built-in tasks alone"),
     "deepspeed": ("deepspeed", "no parallel=zero1 to zero3; fsdp2 needs nothing"),
@@ -41,7 +46,7 @@ PROGRAMS = {
     "docker": "no --sandbox container, unless podman is here",
     "podman": "no --sandbox container, unless docker is here",
     "node": "exported pages cannot be tried outside of a browser",
-    "npm": "no `yxanul export --to web`",
+    "npm": "`yxanul export --to web` finds its run-time files only in its cache",
 }
 REQUIRED = ("torch", "transformers", "accelerate", "huggingface_hub", "tokenizers", "safetensors", "numpy")
 GIB = 2**30
