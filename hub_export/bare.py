@@ -8,6 +8,7 @@ A client's crash then does not end the export. This file is what runs there, as 
 ours.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -27,9 +28,7 @@ class SecondProcess:
         self._said = Path(self._scratch.name, "stderr")
         words = [sys.executable, "-P", __file__, opened, str(path.absolute()), json.dumps(options)]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-        environment["HF_MODULES_CACHE"] = (
-            self._scratch.name
-        )  # code of an artefact is the artefact's, not an older one's
+        environment["HF_MODULES_CACHE"] = self._scratch.name  # an artefact's code is its own, not an older one's
         with self._said.open("wb") as stderr:
             self._process = subprocess.Popen(
                 words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
@@ -40,7 +39,8 @@ class SecondProcess:
 
     def __exit__(self, *error: Any) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # a question that an ended process did not read
+            self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
         self._scratch.cleanup()

@@ -180,7 +180,7 @@ def _summary(about: About, facts: Facts) -> list[str]:
     numbers = "adapter's parameters" if facts.is_adapter else "parameters, tied ones counted once"
     lines.append(f"A {kind} with **{facts.parameters:,}** {numbers}, stored as {' and '.join(facts.dtypes)}.")
     if facts.step is not None:
-        lines.append(f"This is the checkpoint after step {facts.step:,}, not the end of the run.")
+        lines.append(f"This is the checkpoint after step {facts.step:,}.")
     if facts.is_adapter:
         return lines
     rank = config.get("embedding_rank")
@@ -245,12 +245,6 @@ def _use(about: About, facts: Facts) -> list[str]:
 
 def _transformers(about: About, facts: Facts) -> list[str]:
     trust = "" if facts.config.get("model_type") == "llama" else ", trust_remote_code=True"
-    load = f'model = AutoModelForCausalLM.from_pretrained("{about.repo}"{trust})'
-    if facts.is_adapter:
-        load = (
-            f'model = AutoModelForCausalLM.from_pretrained("{about.base}", trust_remote_code=True)\n'
-            f'model = PeftModel.from_pretrained(model, "{about.repo}")'
-        )
     talk = 'ids = tokenizer("Question: What is 17 + 25?\\nAnswer:", return_tensors="pt")'
     if facts.talks:
         talk = (
@@ -261,10 +255,9 @@ def _transformers(about: About, facts: Facts) -> list[str]:
     return [
         "```python",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        *(["from peft import PeftModel"] if facts.is_adapter else []),
         "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{about.repo}"{"" if facts.is_adapter else trust})',
-        load,
+        f'tokenizer = AutoTokenizer.from_pretrained("{about.repo}"{trust})',
+        f'model = AutoModelForCausalLM.from_pretrained("{about.repo}"{trust})',
         talk,
         "print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0]))",
         "```",
@@ -322,6 +315,8 @@ def _recipe(facts: Facts, recipe: dict[str, Any]) -> list[str]:
     lines = [line for line in read_metrics(run.metrics) if facts.step is None or line["step"] <= facts.step]
     evals = [line for line in lines if any(key.startswith("eval_") for key in line)]
     steps = [line for line in lines if "loss" in line]
+    if facts.step is not None:  # the weights of that step, and no others
+        recipe = recipe | {"keep_best": False}
     last = _shown_evaluation(recipe, evals) if evals else None
     out = ["## Training", ""]
     made = [(name, recipe[name]) for name in OF_RECIPE if recipe.get(name) is not None]
@@ -492,18 +487,22 @@ def check_card(text: str) -> None:
     if front is None:
         raise BadInput("the card has no front matter (YAML between two lines ---).")
     try:
-        values = yaml.safe_load(front[1])
+        values = yaml.safe_load(front[1]) or {}
         ModelCard(text)
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise BadInput(f"the card's front matter is not valid: {' '.join(str(error).split())}.") from None
     licence_named = values.get("license") != "other" or {"license_name", "license_link"} <= values.keys()
     if values.get("license", "unknown") not in LICENCES.split() or not licence_named:
         raise BadInput(f"the card: license {values['license']!r} must be an id of the Hub; other needs name and link.")
-    for code in values.get("language") or []:
+
+    def several(name: str) -> list[Any]:
+        value = values.get(name) or []
+        return value if isinstance(value, list) else [value]
+
+    for code in several("language"):
         if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]+)?|code", str(code)):
             raise BadInput(f"the card: {code!r} is no language code such as en, de or zh.")
-    bases = values.get("base_model") or []
-    for name in [*(values.get("datasets") or []), *([bases] if isinstance(bases, str) else bases)]:
+    for name in several("datasets") + several("base_model"):
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
             raise BadInput(f"the card: {name!r} is no name on the Hub.")
     if "More Information Needed" in text:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from yxanul.bad_input import BadInput
 from yxanul.data.bins import MANIFEST
 from yxanul.hub_export.card import About, grid, licence_fields
 from yxanul.hub_export.staging import bins_in
@@ -48,12 +49,14 @@ def _bins(about: About, staged: Path, manifests: list[Path]) -> tuple[list[str],
 def _records(staged: Path) -> tuple[list[str], dict[str, Any]]:
     rows, configs = [], []
     for file in sorted(staged.glob("*.jsonl")):
-        with file.open(encoding="utf-8") as lines:
-            first: dict[str, Any] = {}
-            count = 0
-            for line in lines:
-                first, count = first or json.loads(line), count + 1
-        rows.append((file.name, f"{count:,}", ", ".join(first)))
+        with file.open("rb") as lines:
+            first = lines.readline()
+            count = bool(first) + sum(1 for _ in lines)
+        try:
+            columns = ", ".join(dict(json.loads(first or b"{}")))
+        except (ValueError, TypeError):
+            raise BadInput(f"{file.name}, line 1, is no JSON object: records are one to a line.") from None
+        rows.append((file.name, f"{count:,}", columns))
     rows += [(file.name, "not counted", "see the viewer") for file in sorted(staged.glob("*.parquet"))]
     for name, *_ in rows:  # each a configuration of its own, for their columns differ
         configs.append({"config_name": Path(name).stem, "data_files": name})

@@ -7,6 +7,7 @@ Not here: how it is said (card.py).
 import contextlib
 import json
 import math
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from yxanul.bad_input import BadInput
 from yxanul.data.progress import say
 from yxanul.data.whole_files import write_json
 from yxanul.hub_export.card import BARE, About, Facts, hub_sources
-from yxanul.hub_export.staging import CONFIG, Subject, without_places
+from yxanul.hub_export.staging import CONFIG, OF_EXPORTS, Subject, without_places
 from yxanul.strict_yaml import read_yaml
 
 JSON = "verification.json"
@@ -114,8 +115,7 @@ def _opened_bare(staged: Path, exact: bool) -> dict[str, Any]:
     limits = Limits(1e-4, 1e-4, 1e-5, True, "the same files, in another process")
     if not exact:
         limits = Limits(None, 0.03, 0.01, False, "the same files, computed in 16 bits")
-    weights = next(iter(sorted(staged.glob("*.safetensors"))))
-    artefact = Artefact(weights, weights.name, (), limits)
+    artefact = Artefact(staged, "safetensors", (), limits)
     try:
         with BareTransformers(staged, trust_remote_code=True) as client:
             row = judge(Reference(Source(str(staged), staged)), artefact, client)
@@ -128,7 +128,7 @@ def _opened_bare(staged: Path, exact: bool) -> dict[str, Any]:
 
 def _exports(subject: Subject, staged: Path, more: list[str], revision: str) -> Iterator[dict[str, Any]]:
     """Targets are exported now; a folder that `yxanul export` made is taken as it is, if it is of this checkpoint."""
-    folders, targets = [Path(each) for each in more if Path(each).is_dir()], []
+    folders = [Path(each) for each in more if Path(each).is_dir()]
     targets = [each for each in more if not Path(each).is_dir()]
     with tempfile.TemporaryDirectory(prefix="yxanul-export-") as scratch:
         if targets:
@@ -160,6 +160,9 @@ def _copy_export(made: Path, staged: Path) -> None:
             raise BadInput(f"{file} is a symbolic link, and could be anything.")
         if not file.is_file():
             continue
+        if not OF_EXPORTS.fullmatch(file.name):
+            say(f"{file} stays here: it is not of `yxanul export`.")
+            continue
         parts = file.relative_to(made).parts
         if file.stem == "verification":
             target = staged / "verification" / f"{made.name}{file.suffix}"
@@ -172,11 +175,9 @@ def _copy_export(made: Path, staged: Path) -> None:
                 say(f"{file.name} of {made.name} stays here: the model has its own.")
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix == ".json" and file.stat().st_size < 1 << 16:
+        if file.suffix == ".json" and file.name != "tokenizer.json":  # whose pieces may look like places
             write_json(target, without_places(json.loads(file.read_text(encoding="utf-8"))))
         else:
-            import shutil
-
             shutil.copyfile(file, target)
 
 

@@ -30,6 +30,7 @@ LIMITS = {
 TYPES, DEFAULT = tuple(LIMITS), ("f16", "Q8_0", "Q4_0")
 K_QUANTS = ("Q6_K", "Q5_K_M", "Q4_K_M")
 NEEDS = {"gguf": "export"}
+UNREAD = "no client here reads this tokenizer from GGUF: llama.cpp does (pip install llama-cpp-python)"
 AS_GPT2 = "transformers cuts the text of every such GGUF file as GPT-2 does: give it the tokenizer beside the file"
 
 
@@ -59,10 +60,6 @@ def check(source: Source, types: Sequence[str]) -> None:
 def write(source: Source, folder: Path, types: Sequence[str]) -> Iterator[Artefact]:
     llama, tokenizer = merged(source), tokenizer_of(source)
     copy_beside(source, folder)
-    (folder / "Modelfile").write_text(
-        modelfile(f"{source.file_name}-{types[-1]}.gguf", source.tokenizer, source.config.max_position_embeddings),
-        encoding="utf-8",
-    )
     for kind in types:
         file = folder / f"{source.file_name}-{kind}.gguf"
         if kind in K_QUANTS:
@@ -77,7 +74,13 @@ def write(source: Source, folder: Path, types: Sequence[str]) -> Iterator[Artefa
                 )
         else:
             notes = write_gguf(file, llama, tokenizer, kind)
+        if tokenizer.pre != "gpt-2" and not llama_cpp.is_installed():
+            notes.append(UNREAD)
         yield Artefact(file, f"gguf {kind}", _openers(file, source, tokenizer.pre), LIMITS[kind], tuple(notes))
+    passed = [file for kind in types if (file := folder / f"{source.file_name}-{kind}.gguf").exists()]
+    if passed:
+        text = modelfile(passed[-1].name, source.tokenizer, source.config.max_position_embeddings)
+        (folder / "Modelfile").write_text(text, encoding="utf-8")
 
 
 def _openers(file: Path, source: Source, pre: str) -> list[Any]:

@@ -18,7 +18,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +142,11 @@ def _about(options: argparse.Namespace) -> About:
             raise BadInput(f"--{flag} {name} is no name on the Hub: {str(error).partition(':')[0]}.") from None
         if name and "/" not in name:
             raise BadInput(f"--{flag} {name}: say whose it is, such as USER/{name}.")
-    if options.revision and not re.fullmatch(r"[\w.-]+", options.revision):
-        raise BadInput(f"--revision {options.revision} is no name of a branch: letters, digits, '.', '-' and '_'.")
+    for flag, name in (("revision", options.revision), ("tag", options.tag)):
+        if name and not re.fullmatch(r"[\w.-]+", name):
+            raise BadInput(f"--{flag} {name} is no name for it: letters, digits, '.', '-' and '_' are.")
+    if options.tag and (options.checkpoint or options.revision not in (None, MAIN)):
+        raise BadInput("--tag is of a commit on main: a branch has its own name, so leave one of them out.")
     if options.checkpoint == "all" and options.revision:
         raise BadInput("--checkpoint all puts each on its own branch: leave --revision out.")
     licence_fields(options.license)
@@ -171,6 +174,8 @@ def _model(options: argparse.Namespace, about: About, step: int | None, staged: 
     from yxanul.hub_export.facts import collect
 
     subject = staging.find_subject(options.place, step)
+    if subject.is_adapter:
+        about = replace(about, base=about.base or staging.base_of(subject))
     stays = staging.stage_model(subject, staged, about.base)
     facts = collect(subject, staged, about, options.results, [*filter(None, options.more.split(","))], api)
     _write_card(options, staged, model_card(about, facts))
@@ -238,7 +243,7 @@ def _hub(repo: str, token: str | None) -> Iterator[None]:
         if status == 401:
             raise BadInput(f"the Hub does not take the token ({said(error)}): run `hf auth login`.") from None
         if status in (403, 404):
-            raise BadInput(f"this token may not write to {repo} ({said(error)}): nothing was changed.") from None
+            raise BadInput(f"this token may not write to {repo} ({said(error)}).") from None
         if status == 409:
             raise BadInput(f"{repo} is taken ({said(error)}): give another --repo.") from None
         if status == 412:

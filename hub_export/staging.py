@@ -19,13 +19,18 @@ from typing import Any
 from yxanul.bad_input import BadInput
 from yxanul.data.bins import FORMAT, MANIFEST, verify_bin
 from yxanul.data.whole_files import write_json
-from yxanul.run_folder import COMPLETE, RunFolder, flaw
+from yxanul.run_folder import COMPLETE, RunFolder, flaw, read_marker
 
 CONFIG, ADAPTER, CARD = "config.json", "adapter_config.json", "README.md"
 SHARD = r"(-\d{5}-of-\d{5})?\.safetensors"
 OF_MODELS = re.compile(
     rf"(config|generation_config|model\.safetensors\.index)\.json|model{SHARD}|adapter_config\.json|adapter_model{SHARD}"
     r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens)\.json|chat_template\.jinja"
+)
+# Of `yxanul export`; what else lies in its folders stays
+OF_EXPORTS = re.compile(
+    r"\w[\w.-]*\.(safetensors|json|jinja|gguf|onnx|onnx_data|ort|html|css|m?js|wasm|md)"
+    r"|\w+_yxanul\.py|Modelfile|LICENSE"
 )
 OF_RECORDS = re.compile(r"[\w.-]+\.(jsonl|parquet)")
 # What a push may put into a repository: what of it is there and no longer pushed goes, for it is of other weights
@@ -49,7 +54,7 @@ class Subject:
 
     folder: Path
     run: RunFolder | None
-    step: int | None = None  # of a checkpoint
+    step: int | None = None  # of a checkpoint, or of a stage's end
 
     @property
     def is_adapter(self) -> bool:
@@ -81,8 +86,10 @@ def find_subject(text: str, step: int | None = None) -> Subject:
                 else f"{text} is no model: it has no {CONFIG}, and no final/ of a run. Records need --dataset."
             )
     of_run = folder.parent in (run.checkpoints, run.stages) or (folder / COMPLETE).exists()
-    if of_run and (problem := flaw(folder)):
-        raise BadInput(f"{folder} is no complete checkpoint: {problem}. Push another one.")
+    if of_run:
+        if problem := flaw(folder):
+            raise BadInput(f"{folder} is no complete checkpoint: {problem}. Push another one.")
+        step = read_marker(folder)["step"]
     if not any(OF_MODELS.fullmatch(file.name) for file in folder.glob("*.safetensors")):
         raise BadInput(f"{folder} has no weights (model.safetensors), and nothing else is published.")
     if not (folder / "tokenizer.json").is_file():
@@ -98,15 +105,19 @@ def complete_steps(run: RunFolder) -> list[int]:
     return sorted(int(folder.name.rpartition("-")[2]) for folder in found)
 
 
+def base_of(subject: Subject) -> str:
+    """What an adapter belongs to, by its own word."""
+    base = str(_read(subject.folder / ADAPTER).get("base_model_name_or_path"))
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", base) or Path(base).is_dir():
+        raise BadInput(f"the adapter's base is {base}, no name on the Hub: push it first, then --base USER/IT.")
+    return base
+
+
 def stage_model(subject: Subject, staged: Path, base: str | None = None) -> list[str]:
     """Returns the names in the folder that stay. `base`: on the Hub, of an adapter."""
     stays = _copy_listed(subject.folder, staged, OF_MODELS)
     if subject.is_adapter:
-        config = _read(staged / ADAPTER)
-        base = base or str(config.get("base_model_name_or_path"))
-        if Path(base).is_absolute() or Path(base).is_dir():
-            raise BadInput(f"the adapter's base is a folder here, {base}: push it first, then --base USER/IT.")
-        write_json(staged / ADAPTER, config | {"base_model_name_or_path": base})
+        write_json(staged / ADAPTER, _read(staged / ADAPTER) | {"base_model_name_or_path": base})
     for name in (CONFIG, "tokenizer_config.json"):
         if (staged / name).is_file():
             values = _read(staged / name)

@@ -97,6 +97,8 @@ def test_the_best_evaluation_is_shown_where_the_run_kept_the_best(made_run):
         file.write(json.dumps(worse) + "\n")
     training = section(model_card(ABOUT, facts(run=made_run)), "Training")
     assert "after step 10" in training and "| tokens | 2,000 |" in training
+    late = section(model_card(ABOUT, facts(run=made_run, step=15)), "Training")
+    assert "after step 15" in late and "2.7000" in late, "a checkpoint has its own weights, not the best ones"
 
 
 def test_results_stand_in_the_table_in_the_index_and_on_the_leaderboard():
@@ -152,6 +154,11 @@ def test_an_own_licence_has_a_name_and_an_address():
     check_card(text)
     assert front(text)["license"] == "other" and front(text)["license_name"] == "ours-1.0"
     assert "[ours-1.0](https://example.org/licence)" in section(text, "Licence")
+
+
+@pytest.mark.parametrize("front", ["language: en\ndatasets: me/stories", "", "base_model: [me/a, me/b]"])
+def test_a_card_of_your_own_may_write_one_where_several_can_stand(front):
+    check_card(f"---\n{front}\n---\n")
 
 
 @pytest.mark.parametrize(

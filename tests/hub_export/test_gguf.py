@@ -134,3 +134,16 @@ def test_the_modelfile_asks_in_the_chat_templates_words(exportable):
     assert text.startswith("FROM ./x.gguf\nTEMPLATE ") and "<|endoftext|>\n{{ end }}<|assistant|>\n" in text
     tokenizer.chat_template = "{{ messages }}"
     assert "TEMPLATE" not in modelfile("x.gguf", tokenizer, 128)
+
+
+def test_the_modelfile_names_a_file_that_passed(exportable, tmp_path):
+    for artefact in gguf.write(open_source(str(exportable())), tmp_path, ["f16", "Q8_0", "Q4_0"]):
+        if artefact.name != "gguf f16":
+            artefact.path.unlink()  # as one that failed
+    assert (tmp_path / "Modelfile").read_text().startswith("FROM ./model-f16.gguf")
+
+
+def test_a_tokenizer_that_no_client_here_reads_from_the_file_is_said_so(exportable, tmp_path, monkeypatch):
+    monkeypatch.setattr(llama_cpp, "is_installed", lambda: False)
+    (artefact,) = gguf.write(open_source(str(exportable(pre="smollm"))), tmp_path, ["f16"])
+    assert gguf.UNREAD in artefact.notes

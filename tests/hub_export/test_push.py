@@ -219,7 +219,9 @@ BAD = {
     "cut off": (["RUN/checkpoints/checkpoint-15"], "is no complete checkpoint"),
     "no such step": (["RUN", "--checkpoint", "7"], "complete ones: 5, 10"),
     "no step": (["RUN", "--checkpoint", "last"], "must be a step's number, or all"),
-    "no branch": (["RUN", "--revision", "a/b"], "no name of a branch"),
+    "no branch": (["RUN", "--revision", "a/b"], "--revision a/b is no name for it"),
+    "no tag": (["RUN", "--tag", "a b"], "--tag a b is no name for it"),
+    "a branch's tag": (["RUN", "--tag", "first", "--checkpoint", "5"], "--tag is of a commit on main"),
     "token": (["RUN", "--token=" + OWNER], "does not belong on a command line"),
     "no results": (["RUN", "--results", "nowhere"], "there is no nowhere/results.json"),
     "no export": (["RUN", "--with", "."], "no target of `yxanul export` lies there"),
@@ -263,6 +265,44 @@ def test_what_is_no_whole_plain_model_is_refused(made_run, unchecked, tmp_path, 
     refused("is a run that is not finished")
 
 
+def test_a_checkpoint_that_is_given_as_a_folder_has_the_figures_of_its_step(made_run, unchecked, tmp_path):
+    words = [made_run.checkpoint(5), "--repo", "owner/talk", "--dry-run", "--keep", tmp_path / "kept"]
+    assert push(*words) == 0
+    card = (tmp_path / "kept/README.md").read_text()
+    assert "the checkpoint after step 5." in card and "| tokens | 1,000 |" in card
+    assert "2.5000" not in card and "Gates" not in card
+
+
+def test_of_an_exports_folder_only_what_export_makes_leaves(made_run, unchecked, tmp_path, capfd):
+    from yxanul.evaluation.text_model import folder_hash
+
+    gguf = tmp_path / "exports/gguf"
+    gguf.mkdir(parents=True)
+    check = {"revision": folder_hash(made_run.final), "model": "/home/me/final", "rows": [ROW]}
+    (gguf / "verification.json").write_text(json.dumps(check))
+    for name in ("talk-f16.gguf", "Modelfile", ".env", "optimizer.pt", "notes.txt"):
+        (gguf / name).write_text("anything")
+    words = ["--with", tmp_path / "exports", "--dry-run", "--keep", tmp_path / "kept"]
+    assert push(made_run.path, "--repo", "owner/talk", *words) == 0
+    kept = {file.relative_to(tmp_path / "kept").as_posix() for file in (tmp_path / "kept").rglob("*") if file.is_file()}
+    assert kept == PUBLISHED | {"talk-f16.gguf", "Modelfile", "verification/gguf.json"}
+    assert "/home" not in (tmp_path / "kept/verification/gguf.json").read_text()
+    assert ".env stays here" in capfd.readouterr().err
+
+
+def test_a_client_that_ends_at_once_stops_the_push(made_run, monkeypatch, capfd):
+    """Its pipe is broken then, which must not be taken for a reader of our output who has seen enough."""
+    from yxanul.hub_export import bare, verify
+
+    monkeypatch.setattr(bare.BareTransformers, "logits", lambda self, ids: self._process.wait() and self._ask("logits"))
+    monkeypatch.setattr(bare, "HIDDEN", "numpy")
+    monkeypatch.setattr(verify, "Reference", lambda source: None)
+    monkeypatch.setattr(verify, "judge", lambda reference, artefact, client: client.logits([1]))
+    (made_run.final / "config.json").write_text('{"model_type": "yxanul", "num_hidden_layers": "none"}')
+    assert push(made_run.path, "--repo", "owner/talk", "--dry-run") == 2
+    assert "transformers alone cannot load these files, so nothing was sent" in capfd.readouterr().err
+
+
 def test_an_adapter_is_pushed_with_a_base_that_others_have(hub, made_run, base):
     adapter = made_run.path / "adapter"
     adapter.mkdir()
@@ -271,6 +311,11 @@ def test_an_adapter_is_pushed_with_a_base_that_others_have(hub, made_run, base):
         (adapter / name).write_text((base / name).read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(made_run.final)}))
     assert push(adapter, "--repo", "owner/talk") == 2
+    (adapter / "adapter_config.json").write_text("{}")
+    assert push(adapter, "--repo", "owner/talk") == 2
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/named"}')
+    assert push(adapter, "--repo", "owner/talk") == 0
+    assert b"base_model: owner/named" in repository(hub).at("main").files["README.md"].data
     assert push(adapter, "--repo", "owner/talk", "--base", "owner/base") == 0
     files = repository(hub).at("main").files
     assert json.loads(files["adapter_config.json"].data)["base_model_name_or_path"] == "owner/base"
@@ -301,6 +346,10 @@ def test_bins_and_records_become_data_sets(hub, tmp_path, capfd):
     for name in ("samples-gsm8k", "samples-facts"):
         (tmp_path / f"said/{name}.jsonl").write_text('{"prompt": "1+1", "output": "2"}\n')
     (tmp_path / "said/.env").write_text("secret")
+    (tmp_path / "said/broken.jsonl").write_text("no JSON\n")
+    assert push("said", "--repo", "owner/said", "--dataset") == 2
+    assert "broken.jsonl, line 1, is no JSON object" in capfd.readouterr().err
+    (tmp_path / "said/broken.jsonl").unlink()
     assert push("said", "--repo", "owner/said", "--dataset") == 0
     files = repository(hub, "datasets", "owner/said").at("main").files
     assert files.keys() == {"README.md", "samples-gsm8k.jsonl", "samples-facts.jsonl"}
