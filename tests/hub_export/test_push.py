@@ -284,20 +284,23 @@ def test_of_an_exports_folder_only_what_export_makes_leaves(made_run, unchecked,
         (gguf / name).write_text("anything")
     words = ["--with", tmp_path / "exports", "--dry-run", "--keep", tmp_path / "kept"]
     assert push(made_run.path, "--repo", "owner/talk", *words) == 0
-    kept = {file.relative_to(tmp_path / "kept").as_posix() for file in (tmp_path / "kept").rglob("*") if file.is_file()}
-    assert kept == PUBLISHED | {"talk-f16.gguf", "Modelfile", "verification/gguf.json"}
-    assert "/home" not in (tmp_path / "kept/verification/gguf.json").read_text()
+    kept = tmp_path / "kept"
+    left = {file.relative_to(kept).as_posix() for file in kept.rglob("*") if file.is_file()}
+    assert left == PUBLISHED | {"talk-f16.gguf", "Modelfile", "verification/gguf.json"}
+    assert "/home" not in (kept / "verification/gguf.json").read_text()
     assert ".env stays here" in capfd.readouterr().err
 
 
 def test_a_client_that_ends_at_once_stops_the_push(made_run, monkeypatch, capfd):
     """Its pipe is broken then, which must not be taken for a reader of our output who has seen enough."""
-    from yxanul.hub_export import bare, verify
+    from yxanul.hub_export import verify
 
-    monkeypatch.setattr(bare.BareTransformers, "logits", lambda self, ids: self._process.wait() and self._ask("logits"))
-    monkeypatch.setattr(bare, "HIDDEN", "numpy")
+    def asked_too_late(reference, artefact, client):
+        client._process.wait()
+        return client.logits([1])
+
     monkeypatch.setattr(verify, "Reference", lambda source: None)
-    monkeypatch.setattr(verify, "judge", lambda reference, artefact, client: client.logits([1]))
+    monkeypatch.setattr(verify, "judge", asked_too_late)
     (made_run.final / "config.json").write_text('{"model_type": "yxanul", "num_hidden_layers": "none"}')
     assert push(made_run.path, "--repo", "owner/talk", "--dry-run") == 2
     assert "transformers alone cannot load these files, so nothing was sent" in capfd.readouterr().err
