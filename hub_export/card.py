@@ -5,19 +5,18 @@
 
 Figures come from config.yaml, metrics.jsonl, gates.json and environment.json of the run, from results.json of
 `yxanul evaluate` and `yxanul suite` with this very checkpoint, and from verification.json of what was opened with it.
-Not here: which files leave (staging.py), cards of data sets (data_card.py).
+Not here: its sections on training (card_training.py), which files leave (staging.py), cards of data sets (data_card.py).
 """
 
-import json
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from yxanul.bad_input import BadInput, unknown_name
-from yxanul.hub_export.staging import without_places
+from yxanul.hub_export.card_training import hub_sources, training, training_data
+from yxanul.hub_export.markdown import grid, quoted
 from yxanul.run_folder import RunFolder, read_metrics
 
 # The Hub's list, as in its documentation in 2026
@@ -66,7 +65,8 @@ class Facts:
 
 def model_card(about: About, facts: Facts) -> str:
     recipe = yaml.safe_load(facts.run.config.read_text(encoding="utf-8")) if facts.run else {}
-    parts = [_summary(about, facts), _use(about, facts), _data(facts, recipe), _recipe(facts, recipe)]
+    parts = [_summary(about, facts), _use(about, facts), training_data(recipe, facts.data_licences)]
+    parts += [training(facts.run, facts.step, recipe)] if facts.run else []
     parts += [_evaluation(facts), _limitations(facts), _licence(about), _citation(about, facts)]
     body = "\n\n".join("\n".join(part) for part in parts if part)
     return f"---\n{_front(about, facts, recipe)}---\n\n{body}\n"
@@ -200,19 +200,19 @@ def _summary(about: About, facts: Facts) -> list[str]:
 
 
 BARE = "transformers"  # the target of push's own check
-# (target, first word of the client's name) -> how to open it there
 SUBFOLDER = 'model = AutoModelForCausalLM.from_pretrained("{repo}", subfolder="{target}")'
-SNIPPETS = {
+WITH_CODE = SUBFOLDER.replace(")", ", trust_remote_code=True)")
+SESSION = """from huggingface_hub import hf_hub_download
+from onnxruntime import InferenceSession
+
+session = InferenceSession(hf_hub_download("{repo}", "onnx/{file}"))"""
+SNIPPETS = {  # (target, first word of the client's name) -> how to open it there
     ("gguf", "llama.cpp"): 'from llama_cpp import Llama\n\nmodel = Llama.from_pretrained("{repo}", filename="{file}")',
     ("gguf", "transformers"): 'model = AutoModelForCausalLM.from_pretrained("{repo}", gguf_file="{file}")',
-    (
-        "onnx",
-        "onnxruntime",
-    ): "from huggingface_hub import hf_hub_download\nfrom onnxruntime import InferenceSession\n\n"
-    'session = InferenceSession(hf_hub_download("{repo}", "onnx/{file}"))',
+    ("onnx", "onnxruntime"): SESSION,
     ("llama", "transformers"): SUBFOLDER,
-    ("int8", "transformers"): SUBFOLDER.replace(")", ", trust_remote_code=True)"),
-    ("int4", "transformers"): SUBFOLDER.replace(")", ", trust_remote_code=True)"),
+    ("int8", "transformers"): WITH_CODE,
+    ("int4", "transformers"): WITH_CODE,
 }
 
 
@@ -265,130 +265,6 @@ def _transformers(about: About, facts: Facts) -> list[str]:
     ]
 
 
-def hub_sources(recipe: dict[str, Any]) -> list[str]:
-    return sorted({name for name, _ in _sources(recipe) if name})
-
-
-def _sources(recipe: dict[str, Any]) -> list[tuple[str | None, str]]:
-    """(name on the Hub, what the recipe says) of all data that the stages read."""
-    read = {source["bin"] for stage in recipe.get("stages") or [] for source in stage.get("sources") or []}
-    found = []
-    for place, made in (recipe.get("data") or {}).items():
-        if place != "tokenizer" and any(bin == place or bin.startswith(f"{place}/") for bin in read):
-            for spec in made.get("sources") or [] if isinstance(made, dict) else []:
-                name = re.match(r"hf:([\w.-]+/[\w.-]+)", spec)
-                found.append((name[1] if name else None, spec))
-    return list(dict.fromkeys(found))
-
-
-BUILT_IN = {"math": "generated problems, no licence needed", "reasoning": "generated problems, no licence needed"}
-
-
-def _data(facts: Facts, recipe: dict[str, Any]) -> list[str]:
-    sources = _sources(recipe)
-    if not sources:
-        known = "The run's recipe names no sources." if facts.run else "No run folder was at hand: not known here."
-        return ["## Training data", "", known]
-    table: list[Any] = []
-    for name, spec in sources:
-        kind = re.sub(r"^builtin:|,.*", "", spec)
-        if name:
-            shown = f"[{spec}](https://huggingface.co/datasets/{name})"
-            licence = facts.data_licences.get(name, "not known here: see its page")
-        elif spec.startswith("builtin:"):
-            shown = spec
-            licence = BUILT_IN.get(kind, "text of the Python distribution: PSF licence")
-            licence = "generated, no licence needed" if kind == "instructions" else licence
-        else:
-            shown, licence = Path(spec.partition(",")[0]).name, "not known here"
-        table.append((shown, licence))
-    return ["## Training data", "", *grid(("source", "licence"), table)]
-
-
-OF_RECIPE = ("optimizer", "learning_rate", "matrix_learning_rate", "lr_scheduler_type", "weight_decay", "seed")
-
-
-def _recipe(facts: Facts, recipe: dict[str, Any]) -> list[str]:
-    if facts.run is None:
-        return []
-    run = facts.run
-    lines = [line for line in read_metrics(run.metrics) if facts.step is None or line["step"] <= facts.step]
-    evals = [line for line in lines if any(key.startswith("eval_") for key in line)]
-    steps = [line for line in lines if "loss" in line]
-    if facts.step is not None:  # the weights of that step, and no others
-        recipe = recipe | {"keep_best": False}
-    last = _shown_evaluation(recipe, evals) if evals else None
-    out = ["## Training", ""]
-    made = [(name, recipe[name]) for name in OF_RECIPE if recipe.get(name) is not None]
-    if steps:
-        end = last if last and recipe.get("keep_best") else steps[-1]
-        made = [("tokens", f"{end['tokens']:,}"), ("steps", f"{end['step']:,}"), *made]
-    made += [("began with", without_places(recipe["init_from"]))] if recipe.get("init_from") else []
-    made += _machine(run, steps)
-    out += grid(("", ""), made)
-    table: list[Any] = []
-    for stage in recipe.get("stages") or []:
-        bins = [f"{_bin_name(each['bin'])} x {each.get('weight', 1):g}" for each in stage.get("sources") or []]
-        lengths = ", ".join(str(phase["length"]) for phase in stage.get("phases") or [])
-        budget = next((f"{stage[key]:,} {key}" for key in ("tokens", "steps", "epochs") if stage.get(key)), "-")
-        table.append((stage["name"], ", ".join(bins), budget, lengths))
-    out += ["", *grid(("stage", "mixture", "budget", "lengths"), table)] if table else []
-    if last:
-        begin = evals[0] if evals[0]["step"] == 0 else {}
-        domains = [key[5:-14] for key in last if re.fullmatch("eval_.+_bits_per_byte", key)]
-        rows = []
-        for name in domains:
-            figures = [line.get(f"eval_{name}_bits_per_byte") for line in (begin, last)]
-            accuracy = last.get(f"eval_{name}_accuracy")
-            cells = ["-" if figure is None else f"{figure:.4f}" for figure in figures]
-            rows.append((name, *cells, "-" if accuracy is None else f"{accuracy:.1%}"))
-        text = f"Held-out text after step {last['step']:,}, exact (no standard errors):"
-        heads = "domain", "bits/byte at the start", "bits/byte", "next token right"
-        out += ["", text, "", *grid(heads, rows)]
-    gates = json.loads(run.gates.read_text(encoding="utf-8")) if run.gates.is_file() else {}
-    gates = {name: gate for name, gate in gates.items() if facts.step is None or gate["step"] <= facts.step}
-    if gates:
-        said = [f"{name} {'passed' if gate['passed'] else '**failed**'}" for name, gate in gates.items()]
-        text = "Gates (did a stage teach its domain, and was nothing lost that was learnt before?): "
-        out += ["", f"{text}{', '.join(said)}."]
-    return out
-
-
-def _shown_evaluation(recipe: dict[str, Any], evals: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last one, or the one whose weights `keep_best` took."""
-    key = f"eval_{recipe.get('metric_for_best_model', '').removeprefix('eval_')}"
-    rated = [line for line in evals if key in line]
-    if not recipe.get("keep_best") or not rated:
-        return evals[-1]
-    return (max if recipe.get("greater_is_better") else min)(rated, key=lambda line: line[key])
-
-
-def _machine(run: RunFolder, steps: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    starts = json.loads(run.environment.read_text(encoding="utf-8")) if run.environment.is_file() else []
-    made = []
-    if starts:
-        places = dict.fromkeys(f"{each['processes']} x {each['device']}" for each in starts)
-        packages = starts[-1]["packages"] | {"python": starts[-1]["python"]}
-        made.append(("processes x device", ", then ".join(places)))
-        made.append(("versions", ", ".join(f"{name} {version}" for name, version in packages.items())))
-    seconds = joules = measured = 0.0
-    for before, line in zip([{"tokens": 0}, *steps], steps, strict=False):
-        if line.get("tokens_per_second") and line["tokens"] > before["tokens"]:
-            took = (line["tokens"] - before["tokens"]) / line["tokens_per_second"]
-            seconds += took
-            measured += took if "power" in line else 0
-            joules += took * line.get("power", 0)
-    if seconds:
-        made.append(("time in training steps", f"{seconds / 3600:.2f} h"))
-    energy = f"{joules / 3.6e6:.2f} kWh by the first process's GPU in {measured / 3600:.2f} h; others not measured"
-    return [*made, ("energy", energy if measured else "not measured")]
-
-
-def _bin_name(place: str) -> str:
-    parts = [part for part in Path(place).parts if part not in ("train", "bins")]
-    return parts[-1] if parts else place
-
-
 def _evaluation(facts: Facts) -> list[str]:
     lines = ["## Evaluation", ""]
     if not facts.results:
@@ -439,8 +315,9 @@ def _limitations(facts: Facts) -> list[str]:
             lines.append(f"- In {len(names)} of {len(kinds)} kinds of small questions {how}: {', '.join(names)}.")
     if facts.failures:
         lines += ["- It says, for instance:", ""]
-        quoted = facts.failures[:QUOTED]
-        cells = [[_cell(failure[key]) for key in ("prompt", "output", "reason")] for failure in quoted]
+        cells = [
+            [quoted(failure[key]) for key in ("prompt", "output", "reason")] for failure in facts.failures[:QUOTED]
+        ]
         lines += grid(("asked", "said", "judged"), cells)
     if not kinds:
         lines.append("- What it cannot do was not tested by category (`yxanul suite`).")
@@ -467,16 +344,6 @@ def _citation(about: About, facts: Facts) -> list[str]:
         lines.append(f"  year = {{{time.gmtime(last['time']).tm_year}}},")
     lines += [f"  url = {{https://huggingface.co/{about.repo}}}", "}"]
     return ["## Citation", "", "```bibtex", *lines, "```"]
-
-
-def grid(heads: Any, rows: Any) -> list[str]:
-    return [f"| {' | '.join(str(cell) for cell in row)} |" for row in (heads, ["---"] * len(heads), *rows)]
-
-
-def _cell(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
-    text = re.sub(r"\s+", " ", text)[:120].replace("|", "\\|").replace("<", "&lt;")
-    return text.replace("`", "'")
 
 
 def check_card(text: str) -> None:

@@ -11,7 +11,8 @@ import yaml
 
 from yxanul.bad_input import BadInput
 from yxanul.data.bins import MANIFEST
-from yxanul.hub_export.card import About, grid, licence_fields
+from yxanul.hub_export.card import About, licence_fields
+from yxanul.hub_export.markdown import grid
 from yxanul.hub_export.staging import bins_in
 
 

@@ -5,6 +5,7 @@ Not here: how it is said (card.py).
 """
 
 import contextlib
+import itertools
 import json
 import math
 import shutil
@@ -17,12 +18,12 @@ from typing import Any
 from yxanul.bad_input import BadInput
 from yxanul.data.progress import say
 from yxanul.data.whole_files import write_json
-from yxanul.hub_export.card import BARE, About, Facts, hub_sources
+from yxanul.hub_export.card import BARE, About, Facts
+from yxanul.hub_export.card_training import hub_sources
 from yxanul.hub_export.staging import CONFIG, OF_EXPORTS, Subject, without_places
 from yxanul.strict_yaml import read_yaml
 
 JSON = "verification.json"
-QUOTED_OF_GROUP = 1
 
 
 def collect(
@@ -101,7 +102,7 @@ def _add_result(facts: Facts, file: Path, revision: str, staged: Path, about: Ab
         if entry.get("categories") and samples.is_file():
             with samples.open(encoding="utf-8") as lines:
                 wrong = (sample for sample in map(json.loads, lines) if not sample["metrics"]["right"])
-                facts.failures += [found for found, _ in zip(wrong, range(QUOTED_OF_GROUP), strict=False)]
+                facts.failures += itertools.islice(wrong, 1)
 
 
 def _opened_bare(staged: Path, exact: bool) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from yxanul.hub_export.markdown import grid
 from yxanul.hub_export.source import Source
 
 JSON, TABLE = "verification.json", "verification.md"
@@ -283,11 +284,9 @@ def write_table(folder: Path, rows: list[Verdict], about: dict[str, Any]) -> Non
 
 def table(rows: list[Verdict]) -> str:
     """Markdown."""
-    head = "artefact | client | MB | largest logit difference | error | top-1 | greedy | bits/byte | tokenizer | chat"
-    head += " | tokens/CPU s | verdict"
-    lines = [f"| {head} |", "|" + " --- |" * len(head.split("|"))]
-    for row in rows:
-        cells = [
+    heads = "artefact", "client", "MB", "largest logit difference", "error", "top-1", "greedy", "bits/byte"
+    cells = [
+        (
             row.artefact,
             row.client,
             f"{row.bytes / 1e6:.1f}",
@@ -300,9 +299,10 @@ def table(rows: list[Verdict]) -> str:
             {True: "equal", False: "differs", None: "-"}[row.chat_equal],
             _number(row.tokens_per_cpu_second, ".1f"),
             "passed" if row.passed else "; ".join(row.failures),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        )
+        for row in rows
+    ]
+    return "\n".join(grid((*heads, "tokenizer", "chat", "tokens/CPU s", "verdict"), cells))
 
 
 def _number(value: float | None, form: str) -> str:

@@ -76,8 +76,16 @@ def test_figures_of_the_run_are_those_of_its_files(made_run):
     assert "| tokens | 1,000 |" in early and "Gates" not in early and "2.5000" not in early
 
 
+def test_a_bin_that_the_recipe_does_not_make_is_named_among_the_data(made_run):
+    recipe = yaml.safe_load(made_run.config.read_text())
+    recipe["stages"][0]["sources"].append({"bin": "/home/me/bins/poems/train"})
+    made_run.config.write_text(yaml.safe_dump(recipe))
+    data = section(model_card(ABOUT, facts(run=made_run)), "Training data")
+    assert "| bin poems | not known here |" in data and "owner/stories" in data and "/home" not in data
+
+
 def test_the_energy_is_power_times_time():
-    from yxanul.hub_export import card
+    from yxanul.hub_export import card_training
 
     lines = [{"tokens": 3600 * n, "tokens_per_second": 1.0, "power": 1000.0} for n in (1, 2)]
 
@@ -85,8 +93,10 @@ def test_the_energy_is_power_times_time():
         class environment:  # noqa: N801
             is_file = staticmethod(lambda: False)
 
-    assert dict(card._machine(Run, lines))["energy"].startswith("2.00 kWh by the first process's GPU in 2.00 h")
-    assert dict(card._machine(Run, [{"tokens": 1, "tokens_per_second": 1.0}]))["energy"] == "not measured"
+    assert dict(card_training._machine(Run, lines))["energy"].startswith(
+        "2.00 kWh by the first process's GPU in 2.00 h"
+    )
+    assert dict(card_training._machine(Run, [{"tokens": 1, "tokens_per_second": 1.0}]))["energy"] == "not measured"
 
 
 def test_the_best_evaluation_is_shown_where_the_run_kept_the_best(made_run):
