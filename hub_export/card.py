@@ -5,7 +5,7 @@
 
 Figures come from config.yaml, metrics.jsonl, gates.json and environment.json of the run, from results.json of
 `yxanul evaluate` and `yxanul suite` with this very checkpoint, and from verification.json of what was opened with it.
-Not here: its sections on training (card_training.py), which files leave (staging.py), cards of data sets (data_card.py).
+Not here: its sections on training (card_training.py), cards of data sets (data_card.py), which files leave.
 """
 
 import re
@@ -315,9 +315,8 @@ def _limitations(facts: Facts) -> list[str]:
             lines.append(f"- In {len(names)} of {len(kinds)} kinds of small questions {how}: {', '.join(names)}.")
     if facts.failures:
         lines += ["- It says, for instance:", ""]
-        cells = [
-            [quoted(failure[key]) for key in ("prompt", "output", "reason")] for failure in facts.failures[:QUOTED]
-        ]
+        keys = "prompt", "output", "reason"
+        cells = [[quoted(failure[key]) for key in keys] for failure in facts.failures[:QUOTED]]
         lines += grid(("asked", "said", "judged"), cells)
     if not kinds:
         lines.append("- What it cannot do was not tested by category (`yxanul suite`).")

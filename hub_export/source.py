@@ -4,16 +4,14 @@ source = open_source("runs/demo/final")
 source.config, source.tokenizer, source.model        # the model in fp32, loaded when it is asked for
 """
 
-import json
 import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from yxanul.bad_input import BadInput
-from yxanul.run_folder import COMPLETE, RunFolder
+from yxanul.hub_export.staging import CONFIG, find_subject, read_object
 
-CHECKPOINT = re.compile(r"checkpoint-\d+")
 # What a tokenizer and generation are made of, beside the weights
 BESIDE = (
     "tokenizer.json",
@@ -75,48 +73,13 @@ def open_source(text: str) -> Source:
     import yxanul
 
     yxanul.register()  # else the tokenizer's loader looks for the code that came with the weights
-    path = Path(text)
-    if not path.exists():
-        return Source(text, _checked(_download(text), text))
-    run = RunFolder(path)
-    if not (path / "config.json").is_file():
-        if run.final.is_dir():
-            path = run.final
-        elif run.metrics.exists() or run.checkpoints.is_dir():
-            raise BadInput(
-                f"{text} is a run that is not finished: give one of its checkpoints ({run.checkpoints}/checkpoint-N), "
-                "or resume it."
-            )
-    return Source(text, _checked(path, text))
-
-
-def _checked(folder: Path, text: str) -> Path:
-    if CHECKPOINT.fullmatch(folder.resolve().name) and not (folder / COMPLETE).exists():
-        raise BadInput(f"{text} is a checkpoint that was not finished (it has no {COMPLETE}): take another.")
-    if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise BadInput(
-                f"{text} is an adapter, not a model: `yxanul merge {text} --out MERGED`, then export MERGED."
-            )
-        raise BadInput(
-            f"{text} is no model: it has no config.json. Give a run, its final/, or another model's folder."
-        )
-    if (folder / "adapter_config.json").is_file():
+    subject = find_subject(text if Path(text).exists() else str(_download(text)))
+    if subject.is_adapter:
         raise BadInput(f"{text} is an adapter, not a model: `yxanul merge {text} --out MERGED`, then export MERGED.")
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError):
-        raise BadInput(f"{folder / 'config.json'} is not JSON of a model's configuration.") from None
+    kind = read_object(subject.folder / CONFIG).get("model_type")
     if kind != "yxanul":
         raise BadInput(f"{text} is a model of the type {kind}, and only models of the type yxanul are exported here.")
-    if not any(folder.glob("*.safetensors")):
-        raise BadInput(f"{text} has no weights (*.safetensors).")
-    if not (folder / "tokenizer.json").is_file():
-        raise BadInput(
-            f"{text} has no tokenizer.json, and without a tokenizer no client can use the model: save it there with "
-            "the tokenizer's save_pretrained."
-        )
-    return folder
+    return Source(text, subject.folder)
 
 
 def _download(name: str) -> Path:

@@ -65,7 +65,7 @@ def find_subject(text: str, step: int | None = None) -> Subject:
     """The model in a folder, a run's final/, or its checkpoint of that step."""
     folder = Path(text)
     if not folder.is_dir():
-        raise BadInput(f"{text} is no folder: give a run, a model's folder, a bin, or records.")
+        raise BadInput(f"{text} is no folder: give a run, or a model's folder.")
     folder = folder.resolve()
     is_model = (folder / CONFIG).is_file() or (folder / ADAPTER).is_file()
     run = RunFolder(folder)
@@ -79,19 +79,19 @@ def find_subject(text: str, step: int | None = None) -> Subject:
     elif not is_model:
         folder = run.final
         if not folder.is_dir():
-            unfinished = run.metrics.exists() or run.checkpoints.is_dir()
-            raise BadInput(
-                f"{text} is a run that is not finished: resume it, or push a checkpoint with --checkpoint N."
-                if unfinished
-                else f"{text} is no model: it has no {CONFIG}, and no final/ of a run. Records need --dataset."
-            )
+            if run.metrics.exists() or run.checkpoints.is_dir():
+                place = run.checkpoint(0).with_name("checkpoint-N")
+                raise BadInput(f"{text} is a run that is not finished: resume it, or give a checkpoint, {place}.")
+            more = "give a run or a model's folder; records are for `yxanul push --dataset`"
+            raise BadInput(f"{text} is no model: it has no {CONFIG}, and no final/ of a run: {more}.")
     of_run = folder.parent in (run.checkpoints, run.stages) or (folder / COMPLETE).exists()
+    of_run = of_run or re.fullmatch(r"checkpoint-\d+", folder.name)
     if of_run:
         if problem := flaw(folder):
-            raise BadInput(f"{folder} is no complete checkpoint: {problem}. Push another one.")
+            raise BadInput(f"{folder} is no complete checkpoint: {problem}. Take another one.")
         step = read_marker(folder)["step"]
     if not any(OF_MODELS.fullmatch(file.name) for file in folder.glob("*.safetensors")):
-        raise BadInput(f"{folder} has no weights (model.safetensors), and nothing else is published.")
+        raise BadInput(f"{folder} has no weights (model.safetensors).")
     if not (folder / "tokenizer.json").is_file():
         raise BadInput(
             f"{folder} has no tokenizer.json, and nobody could use the model: save its tokenizer there with "
@@ -107,7 +107,7 @@ def complete_steps(run: RunFolder) -> list[int]:
 
 def base_of(subject: Subject) -> str:
     """What an adapter belongs to, by its own word."""
-    base = str(_read(subject.folder / ADAPTER).get("base_model_name_or_path"))
+    base = str(read_object(subject.folder / ADAPTER).get("base_model_name_or_path"))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", base) or Path(base).is_dir():
         raise BadInput(f"the adapter's base is {base}, no name on the Hub: push it first, then --base USER/IT.")
     return base
@@ -117,10 +117,10 @@ def stage_model(subject: Subject, staged: Path, base: str | None = None) -> list
     """Returns the names in the folder that stay. `base`: on the Hub, of an adapter."""
     stays = _copy_listed(subject.folder, staged, OF_MODELS)
     if subject.is_adapter:
-        write_json(staged / ADAPTER, _read(staged / ADAPTER) | {"base_model_name_or_path": base})
+        write_json(staged / ADAPTER, read_object(staged / ADAPTER) | {"base_model_name_or_path": base})
     for name in (CONFIG, "tokenizer_config.json"):
         if (staged / name).is_file():
-            values = _read(staged / name)
+            values = read_object(staged / name)
             values = {key: value for key, value in values.items() if key not in NOT_CONFIG}
             if name == CONFIG:
                 values |= _code(values, staged)
@@ -166,11 +166,11 @@ def stage_data(place: Path, staged: Path) -> list[str]:
         return stays
     for folder in bins_in(place):
         verify_bin(folder)
-        names = [re.escape(name) for name in _read(folder / MANIFEST)["files"]]
+        names = [re.escape(name) for name in read_object(folder / MANIFEST)["files"]]
         target = staged / folder.relative_to(place)
         target.mkdir(parents=True, exist_ok=True)
         _copy_listed(folder, target, re.compile("|".join([re.escape(MANIFEST), *names])))
-        write_json(target / MANIFEST, without_places(_read(target / MANIFEST)))
+        write_json(target / MANIFEST, without_places(read_object(target / MANIFEST)))
     return sorted(each.name for each in place.iterdir() if not (staged / each.name).exists())
 
 
@@ -215,7 +215,7 @@ def files_of(staged: Path) -> Iterator[tuple[str, int]]:
             yield file.relative_to(staged).as_posix(), file.stat().st_size
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

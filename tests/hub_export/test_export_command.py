@@ -142,20 +142,25 @@ def test_what_is_no_model_is_refused_with_what_to_give(exportable, tmp_path):
     empty.mkdir()
     with pytest.raises(BadInput, match="it has no config.json"):
         open_source(str(empty))
+    (empty / "config.json").write_text('{"model_type": "gpt2"}')
+    (empty / "tokenizer.json").write_text("{}")
+    (empty / "model.safetensors").write_text("")
+    with pytest.raises(BadInput, match="a model of the type gpt2"):
+        open_source(str(empty))
     (empty / "adapter_config.json").write_text("{}")
     with pytest.raises(BadInput, match="is an adapter, not a model: `yxanul merge"):
-        open_source(str(empty))
-    (empty / "config.json").write_text('{"model_type": "gpt2"}')
-    (empty / "adapter_config.json").unlink()
-    with pytest.raises(BadInput, match="a model of the type gpt2"):
         open_source(str(empty))
 
     folder = exportable()
     checkpoint = tmp_path / "checkpoints/checkpoint-10"
     shutil.copytree(folder, checkpoint)
-    with pytest.raises(BadInput, match="a checkpoint that was not finished"):
+    with pytest.raises(BadInput, match="is no complete checkpoint: it has no COMPLETE"):
         open_source(str(checkpoint))
-    (checkpoint / "COMPLETE").write_text("{}")
+    size = (checkpoint / "model.safetensors").stat().st_size
+    (checkpoint / "COMPLETE").write_text(f'{{"step": 10, "files": {{"model.safetensors": {size + 1}}}}}')
+    with pytest.raises(BadInput, match=r"model\.safetensors has .* bytes, not"):
+        open_source(str(checkpoint))
+    (checkpoint / "COMPLETE").write_text(f'{{"step": 10, "files": {{"model.safetensors": {size}}}}}')
     assert open_source(str(checkpoint)).folder == checkpoint
     with pytest.raises(BadInput, match="a run that is not finished"):
         open_source(str(tmp_path))
