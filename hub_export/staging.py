@@ -85,8 +85,7 @@ def find_subject(text: str, step: int | None = None) -> Subject:
             more = "give a run or a model's folder; records are for `yxanul push --dataset`"
             raise BadInput(f"{text} is no model: it has no {CONFIG}, and no final/ of a run: {more}.")
     of_run = folder.parent in (run.checkpoints, run.stages) or (folder / COMPLETE).exists()
-    of_run = of_run or re.fullmatch(r"checkpoint-\d+", folder.name)
-    if of_run:
+    if of_run or re.fullmatch(r"checkpoint-\d+", folder.name):
         if problem := flaw(folder):
             raise BadInput(f"{folder} is no complete checkpoint: {problem}. Take another one.")
         step = read_marker(folder)["step"]
