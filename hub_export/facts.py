@@ -95,8 +95,10 @@ def _add_result(facts: Facts, file: Path, revision: str, staged: Path, about: Ab
     result = without_places(result) | {"model": about.repo}
     facts.results.append(result)
     (staged / "eval").mkdir(exist_ok=True)
-    name = file.parent.name or "results"
-    write_json(staged / "eval" / f"{name}.json", result)
+    copy = staged / "eval" / f"{file.parent.name or 'results'}.json"
+    if copy.exists():
+        raise BadInput(f"--results {file}: another one's folder is called {copy.stem}, too; rename one of them.")
+    write_json(copy, result)
     for entry in entries:
         samples = file.parent / f"samples-{entry['task']}.jsonl"
         if entry.get("categories") and samples.is_file():

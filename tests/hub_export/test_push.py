@@ -291,6 +291,18 @@ def test_of_an_exports_folder_only_what_export_makes_leaves(made_run, unchecked,
     assert ".env stays here" in capfd.readouterr().err
 
 
+def test_two_results_do_not_become_one_file(made_run, unchecked, tmp_path, capfd):
+    from yxanul.evaluation.text_model import folder_hash
+
+    words = []
+    for place in (tmp_path / "early/talk", tmp_path / "late/talk"):
+        place.mkdir(parents=True)
+        (place / "results.json").write_text(json.dumps({"revision": folder_hash(made_run.final), "tasks": {}}))
+        words += ["--results", place]
+    assert push(made_run.path, "--repo", "owner/talk", "--dry-run", *words) == 2
+    assert "another one's folder is called talk, too" in capfd.readouterr().err
+
+
 def test_a_client_that_ends_at_once_stops_the_push(made_run, monkeypatch, capfd):
     """Its pipe is broken then, which must not be taken for a reader of our output who has seen enough."""
     from yxanul.hub_export import verify
