@@ -88,7 +88,7 @@ def _fetch(package: str, files: Sequence[str], to: Path) -> None:
     if not archive.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         words = ["npm", "pack", package, "--ignore-scripts", "--silent"]
-        done = subprocess.run(words, cwd=CACHE, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(words, cwd=CACHE, capture_output=True, text=True)
         if done.returncode or not archive.exists():
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
             raise BadInput(
