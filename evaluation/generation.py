@@ -114,7 +114,7 @@ class Writer:
             mask[row, width - len(self._ids[number]) :] = 1
         ids, mask = ids.to(self.subject.device), mask.to(self.subject.device)
         begins = torch.full_like(ids[:, 0], width)
-        return _Rows(numbers, ids, mask, begins, torch.zeros_like(begins, dtype=torch.bool))
+        return _Rows(numbers, ids, mask, begins, torch.zeros_like(begins))
 
     def _advance(self, rows: "_Rows", prompt: Prompt, first: bool = False) -> None:
         """Until some rows are done; `first`: by one token, which tells what the cache is."""
@@ -157,7 +157,7 @@ class _Rows:
     ids: Any
     mask: Any
     begins: Tensor  # columns
-    done: Tensor
+    done: Tensor  # behind so many new tokens; 0: not yet
     cache: Any = None  # of all columns but the last
 
     def pad(self, columns: int) -> None:
@@ -179,8 +179,10 @@ class _Rows:
 
     def take(self) -> list[tuple[int, list[int]]]:
         """The rows that are done, which are no more here."""
-        gone, left = self.done.nonzero()[:, 0].tolist(), (~self.done).nonzero()[:, 0]
-        taken = [(self.numbers[row], self.ids[row, int(self.begins[row]) :].tolist()) for row in gone]
+        gone, left = self.done.nonzero()[:, 0].tolist(), (self.done == 0).nonzero()[:, 0]
+        begins, counts = self.begins.tolist(), self.done.tolist()
+        own = {row: self.ids[row, begins[row] : begins[row] + counts[row]] for row in gone}  # `generate` pads the rest
+        taken = [(self.numbers[row], ids.tolist()) for row, ids in own.items()]
         self.numbers = [self.numbers[row] for row in left.tolist()]
         if self.numbers and gone:
             for name in ("ids", "mask", "begins", "done"):
@@ -198,13 +200,15 @@ class _Watch(StoppingCriteria):
         self._tokenizer, self._prompt, self._begins, self._share = subject.tokenizer, prompt, begins, share
         self._tail = 1 + max((len(stop.encode()) for stop in prompt.stops), default=0)
         self._ends = torch.tensor(sorted(ends_of(subject)), device=begins.device)
-        self.done = torch.zeros_like(begins, dtype=torch.bool)
+        self.done = torch.zeros_like(begins)  # behind so many new tokens
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Tensor:
         written = input_ids.shape[1] - self._begins
         tails = zip(input_ids[:, -self._tail :].tolist(), written.tolist(), strict=True)
         texts = self._tokenizer.batch_decode([ids[-min(count, self._tail) :] for ids, count in tails])
         stopped = [any(stop in text for stop in self._prompt.stops) for text in texts]
-        self.done |= torch.tensor(stopped, device=input_ids.device) | torch.isin(input_ids[:, -1], self._ends)
-        self.done |= written >= self._prompt.tokens
-        return self.done | (self.done.float().mean() >= self._share)
+        now = torch.tensor(stopped, device=input_ids.device) | torch.isin(input_ids[:, -1], self._ends)
+        now |= written >= self._prompt.tokens
+        self.done = torch.where(now & (self.done == 0), written, self.done)
+        done = self.done > 0
+        return done | (done.float().mean() >= self._share)
