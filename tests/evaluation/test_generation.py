@@ -65,13 +65,13 @@ def test_rows_that_are_done_leave_and_others_take_their_places(subject, monkeypa
 def test_what_a_row_is_given_after_it_is_done_is_not_its_own(subject, ends):
     """One that a stop or its number of tokens ended: no end of text, no more tokens, whoever is beside it."""
     subject.model.generation_config.eos_token_id = subject.end_id if ends else None
-    prompts = [Prompt(text, ("n",) * (number % 2), 12 + number % 2) for number, text in enumerate(TEXTS * 4)]
-    hows = {"rows": 1}, {"rows": 5}, {"rows": 5, "refills": False}
-    whole = [Writer(subject, prompts, **how) for how in hows]
-    texts = [dict(found for batch in writer.batches for found in writer.run(batch)) for writer in whole]
-    assert texts[0] == texts[1] == texts[2]
-    assert whole[0].ended == whole[1].ended == whole[2].ended
-    assert len(whole[0].ended) < len(prompts)
+    texts = [f"{word} {text}" for word in ("the", "man", "Emma", "x", "who") for text in TEXTS]
+    for prompts in ([Prompt(text, (), 12) for text in texts], [Prompt(text, ("n",), 12) for text in texts]):
+        found = []
+        for how in ({"rows": 1}, {"rows": 12}, {"rows": 5, "refills": False}):
+            writer = Writer(subject, prompts, **how)
+            found.append((sorted(pair for batch in writer.batches for pair in writer.run(batch)), writer.ended))
+        assert found[0] == found[1] == found[2] and 0 < len(found[0][1]) < len(prompts)
 
 
 def test_an_empty_prompt_is_the_beginning_of_a_text(subject):
