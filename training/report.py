@@ -58,10 +58,11 @@ class Report:
         for line in self.lines:
             for key, value in line.items():
                 match = re.fullmatch(pattern, key)
-                if match and value is not None:
+                numbers = [each for each in (value if isinstance(value, list) else [value]) if each is not None]
+                if match and numbers:
                     tokens, values = found.setdefault(match[1], ([], []))
                     tokens.append(line["tokens"])
-                    values.append(max(value) if isinstance(value, list) else float(value))
+                    values.append(float(max(numbers)))
         return [Line(name, *curve) for name, curve in found.items()]
 
     def bits_per_byte(self) -> dict[str, dict[str, float]]:

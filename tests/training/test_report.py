@@ -58,6 +58,17 @@ def written(run, *more):
     return (run.path / "report.html").read_text()
 
 
+def test_figures_that_were_no_numbers_leave_gaps(run):
+    """As of a run that diverged: null alone, and in the list of the layers."""
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    lines[3] |= {"loss": None, "layers/dead_neurons": [None, 0.5]}
+    lines[4]["layers/dead_neurons"] = [None, None]
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    written(run)
+    (curve,) = read_report(str(run.path)).curves("(layers/dead_neurons)")
+    assert curve.values[2] == 0.5 and len(curve.values) == 19
+
+
 def test_a_page_holds_everything_of_its_run(run):
     text = written(run)
     for words in ("at the start", "after code", "after math", "gate of code", "failed", "seed: 17", "pretrain x"):
