@@ -32,7 +32,7 @@ from yxanul.data.whole_files import whole_folder
 
 Messages = list[dict[str, str]]
 TEMPLATE_FILE = "chat_template.jinja"
-OWN = "own"
+OWN, DEFAULT = "own", "user-assistant"
 _OTHERS = "{% else %}{{ raise_exception('unknown role ' + message['role']) }}{% endif %}{% endfor %}"
 # No token is new, so any tokenizer can take it; the answer's first token does not depend on what a tokenizer joins
 # with a space.
@@ -160,6 +160,12 @@ def _check(tokenizer: ChatTokenizer) -> None:
         )
 
 
+def add_tokens_of(template: str, tokenizer: Tokenizer) -> None:
+    """The special tokens that the template needs and the tokenizer lacks; none of one that is not ours."""
+    _, tokens, _ = TEMPLATES.get(template, ("", (), None))
+    tokenizer.backend.add_special_tokens([token for token in tokens if tokenizer.backend.token_to_id(token) is None])
+
+
 def make_chat_tokenizer(base: str, template: str, folder: Path) -> None:
     """The tokenizer `base` with one of TEMPLATES (or its own, or a jinja file) and the special tokens of it."""
     check_free(folder)
@@ -168,8 +174,8 @@ def make_chat_tokenizer(base: str, template: str, folder: Path) -> None:
     settings |= read_json(files[SETTINGS[0]]) if SETTINGS[0] in files else {}
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # others put a pre-tokenizer of theirs before the merges
     if template in TEMPLATES:
-        settings["chat_template"], tokens, end = TEMPLATES[template]
-        plain.backend.add_special_tokens([token for token in tokens if plain.backend.token_to_id(token) is None])
+        settings["chat_template"], _, end = TEMPLATES[template]
+        add_tokens_of(template, plain)
         if end is not None:
             settings["eos_token"] = end  # generation stops at it everywhere
     elif template == OWN:

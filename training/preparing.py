@@ -27,7 +27,7 @@ from typing import Any
 
 from yxanul.bad_input import BadInput, unknown_name
 from yxanul.data.bins import find_bins, open_bin
-from yxanul.data.chat_templates import make_chat_tokenizer
+from yxanul.data.chat_templates import DEFAULT, make_chat_tokenizer
 from yxanul.data.conversation_bins import LEARN
 from yxanul.data.data_command import usable_cores
 from yxanul.data.prepare import prepare
@@ -127,7 +127,7 @@ def _make(entries: dict[Path, dict[str, Any]], tokenizer: str) -> None:
         say(f"{folder} is not there yet: it is made now.")
         with _named(folder, entry, tokenizer):
             if "from" in entry:
-                make_chat_tokenizer(entry["from"], entry.get("template", "user-assistant"), folder)
+                make_chat_tokenizer(entry["from"], entry.get("template", DEFAULT), folder)
                 continue
             if "kind" in entry:
                 unset = dict.fromkeys(("transition", "digits", "limit_bytes"))

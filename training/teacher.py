@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from yxanul.bad_input import BadInput
 from yxanul.catalog import training_flops_per_token
 from yxanul.data.bins import TokenBin
+from yxanul.data.chat_templates import DEFAULT, add_tokens_of
 from yxanul.data.tokenizers import Tokenizer, load_tokenizer
 from yxanul.loss_yxanul import VOCABULARY_MULTIPLE, VOCABULARY_MULTIPLE_ELSEWHERE, _padded, apply_softcap
 from yxanul.modeling_yxanul import YxanulFactorisedHead, YxanulForCausalLM, _positions_and_documents
@@ -106,10 +107,14 @@ def _wrong(config: RunConfig, message: str) -> BadInput:
 
 def _own_tokenizer(config: RunConfig) -> Tokenizer | None:
     """The run's; before that is made, the one that it will be made from, if any."""
-    name = config.tokenizer
-    if name is not None and not Path(name).exists() and "tokenizer" in config.data:
-        name = config.data["tokenizer"].get("from")
-    return None if name is None else load_tokenizer(name)
+    name, entry = config.tokenizer, config.data.get("tokenizer", {})
+    if name is None or Path(name).exists() or not entry:
+        return None if name is None else load_tokenizer(name)
+    if "from" not in entry:
+        return None
+    found = load_tokenizer(entry["from"])
+    add_tokens_of(entry.get("template", DEFAULT), found)
+    return found
 
 
 def _configuration(config: RunConfig) -> Any:
