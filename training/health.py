@@ -205,6 +205,7 @@ class Health(TrainerCallback):
         if "distill" in numbers:
             parts = zip(("cross_entropy", "divergence"), numbers["distill"], strict=True)
             found |= {f"distill/{name}": value / targets for name, value in parts}
+            loss = found["distill/cross_entropy"]  # the text's part, which is what held-out losses are
         found |= {f"gap/{domain}": loss - held_out for domain, held_out in self.alerts.held_out_losses.items()}
         found |= self._epochs(position)
         flops = sum(training_flops_per_token(self.config, position.length).values()) * tokens_per_second

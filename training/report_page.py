@@ -31,6 +31,7 @@ figure td, figure th { padding: .1rem .4rem; } body { max-width: 76rem; }
 CHARTS = (
     ("Held-out text", "bits per byte", r"eval_(.+)_bits_per_byte", False),
     ("Training loss", "nats per token", r"(loss)", False),
+    ("Loss in two parts", "nats per token; of the text, and from the teacher", r"distill/(.+)", False),
     ("Training less held-out loss", "nats per token; sinking: learnt by heart", r"gap/(.+)", False),
     ("Learning rate", "", r"(learning_rate)", False),
     ("Tokens per second", "", r"(tokens_per_second)", False),

@@ -214,6 +214,9 @@ def test_a_run_logs_both_parts_and_evaluates_the_text_alone(whole, run):
         mixed = 0.5 * line["distill/cross_entropy"] + 0.5 * 4 * line["distill/divergence"]
         assert line["loss"] == pytest.approx(mixed, rel=1e-4)
     assert whole.lines()[0]["distill/cross_entropy"] == pytest.approx(alone.losses()[0], rel=1e-5)
+    line, held_out = whole.lines("gap/language")[-1], whole.lines("eval_language_loss")
+    newest = max((each for each in held_out if each["step"] < line["step"]), key=lambda each: each["step"])
+    assert line["gap/language"] == pytest.approx(line["distill/cross_entropy"] - newest["eval_language_loss"], abs=1e-4)
     assert alone.losses()[-1] != whole.lines()[-1]["distill/cross_entropy"] and not alone.lines("distill/divergence")
 
 
@@ -389,6 +392,11 @@ def test_a_teacher_that_does_not_fit_is_refused_by_name(chat, chat_teacher, tmp_
     file = recipe(chat, distill_teacher=str(chat_teacher))
     other_tokenizer(chat, ["<|endoftext|>", "<|other|>"])
     assert "id 1 is '<|pad|>' in " in refused(file)
+    chat_tokenizer = {"tokenizer": {"from": str(chat / "base"), "template": "chatml"}}
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (chat_teacher / name).write_text((chat / "base" / name).read_text())
+    late = recipe(chat, distill_teacher=str(chat_teacher), tokenizer=str(chat / "ml/tokenizer"), data=chat_tokenizer)
+    assert "is '<|im_start|>' in " in refused(late) and not (chat / "ml").exists(), "before it is made"
     short = foreign("Llama")
     short.config.max_position_embeddings = 63
     message = "it takes 63 tokens, and the plan's longest rows have 64: shorten them"
