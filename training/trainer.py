@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -292,17 +292,12 @@ class YxanulTrainer(Trainer):
             self._zero.load_optimizer(Path(checkpoint), self.model)
         else:
             checkpoints.load_optimizer(Path(checkpoint), self.model, self._inner_optimizer)
-        assert self.lr_scheduler is not None
-        step = self.state.global_step
-        self.lr_scheduler.last_epoch, self.lr_scheduler._step_count = step, step + 1
-        rates: list[Any] = [base * function(step) for base, function in self._bases_and_functions()]
+        step, scheduler = self.state.global_step, cast(Any, self.lr_scheduler)
+        scheduler.last_epoch, scheduler._step_count = step, step + 1
+        rates = [base * rate(step) for base, rate in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
         for group, rate in zip(self._inner_optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        self.lr_scheduler._last_lr = rates
-
-    def _bases_and_functions(self) -> list[tuple[float, Callable[[int], float]]]:
-        scheduler: Any = self.lr_scheduler
-        return list(zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True))
+        scheduler._last_lr = rates
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Also the losses that were not yet logged: the first line after a resume is that of the undisturbed run."""
