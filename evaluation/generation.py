@@ -85,6 +85,7 @@ class Writer:
     def _run(self, numbers: list[int]) -> list[tuple[int, str]]:
         prompt, waiting, ends = self.prompts[numbers[0]], list(numbers), ends_of(self.subject)
         found: list[tuple[int, str]] = []
+        ended: set[int] = set()
         going: _Rows | None = None
         while waiting or going:
             room = self._rows - (len(going.numbers) if going else 0)
@@ -100,9 +101,10 @@ class Writer:
             assert going is not None
             for number, ids in going.take():
                 found.append((number, self._text(ids, prompt)))
-                if not ends.isdisjoint(ids):
-                    self.ended.add(number)
+                if ids[-1] in ends:
+                    ended.add(number)
             going = going if going.numbers else None
+        self.ended |= ended  # now, for a batch that does not fit into memory is done again
         return found
 
     def _padded(self, numbers: list[int]) -> "_Rows":
