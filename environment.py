@@ -32,7 +32,7 @@ OPTIONAL = {
     "gguf": ("export", "no `yxanul export --to gguf`"),
     "onnx": ("export", "no `yxanul export --to onnx, mobile or web`"),
     "onnxruntime": ("export", "no `yxanul export --to onnx, mobile or web`"),
-    "torchao": ("export", "no `yxanul export --to int8`"),
+    "torchao": ("int8", "no `yxanul export --to int8`"),
     "trl": ("trl", "no trainers of TRL; `yxanul sft` needs nothing"),
     "evaluate": ("evaluate", "the metrics are plain classes, not modules of `evaluate`"),
     "lm_eval": ("evaluate", "no --harness: the built-in tasks alone"),

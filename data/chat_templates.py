@@ -160,6 +160,17 @@ def _check(tokenizer: ChatTokenizer) -> None:
         )
 
 
+def template_text(template: str, base: str | Path) -> str:
+    """Of one of TEMPLATES, of `base`'s own, or of a jinja file."""
+    if template in TEMPLATES:
+        return TEMPLATES[template][0]
+    if template == OWN:
+        return load_chat_tokenizer(base).template
+    if not Path(template).is_file():
+        raise unknown_name("chat template or file", template, (*TEMPLATES, OWN))
+    return Path(template).read_text(encoding="utf-8")
+
+
 def add_tokens_of(template: str, tokenizer: Tokenizer) -> None:
     """The special tokens that the template needs and the tokenizer lacks; none of one that is not ours."""
     _, tokens, _ = TEMPLATES.get(template, ("", (), None))
@@ -173,17 +184,10 @@ def make_chat_tokenizer(base: str, template: str, folder: Path) -> None:
     settings: dict[str, Any] = {"eos_token": end_of_text_token(files)}
     settings |= read_json(files[SETTINGS[0]]) if SETTINGS[0] in files else {}
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # others put a pre-tokenizer of theirs before the merges
-    if template in TEMPLATES:
-        settings["chat_template"], _, end = TEMPLATES[template]
-        add_tokens_of(template, plain)
-        if end is not None:
-            settings["eos_token"] = end  # generation stops at it everywhere
-    elif template == OWN:
-        settings["chat_template"] = load_chat_tokenizer(base).template
-    elif Path(template).is_file():
-        settings["chat_template"] = Path(template).read_text(encoding="utf-8")
-    else:
-        raise unknown_name("chat template or file", template, (*TEMPLATES, OWN))
+    settings["chat_template"] = template_text(template, base)
+    add_tokens_of(template, plain)
+    if (end := TEMPLATES.get(template, ("", (), None))[2]) is not None:
+        settings["eos_token"] = end  # generation stops at it everywhere
     with whole_folder(folder) as partial:
         content = json.loads(plain.backend.to_str())
         (partial / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

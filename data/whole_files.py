@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from yxanul.bad_input import BadInput
+
 
 def write_whole(file: Path, pieces: Iterable[str]) -> None:
     partial = file.with_name(f"{file.name}.partial")
@@ -35,6 +37,15 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
     sync_folder(folder.parent)
+
+
+def check_folder(folder: Path, flag: str) -> None:
+    """That files can be put there, before they are made."""
+    above = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not above.is_dir():
+        raise BadInput(f"{flag} {folder} wants a folder, and {above} is a file: give another one.")
+    if not os.access(above, os.W_OK):
+        raise BadInput(f"{flag} {folder}: {above} cannot be written into: give another one.")
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ others by `generate`. Not here: files (generate_command.py), several conversatio
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable
@@ -62,7 +63,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 def sampling(options: argparse.Namespace) -> dict[str, Any]:
     """As `generate` takes it; seeds torch."""
     given = options.new_tokens, options.top_k, options.temperature, options.top_p
-    if given[0] < 1 or given[1] < 1 or given[2] < 0 or not 0 < given[3] <= 1:
+    if given[0] < 1 or given[1] < 1 or not 0 <= given[2] < math.inf or not 0 < given[3] <= 1:
         raise BadInput(
             "--new-tokens {} and --top-k {} must be at least 1, --temperature {} at least 0, --top-p {} above 0 and "
             "at most 1.".format(*given)
@@ -220,7 +221,8 @@ class Chat:
         if made and made[-1] not in self._ends and not self._interrupted:
             say(f"[cut after {self.new_tokens:,} tokens]")
         if self._calculator and helpers[0].used:
-            say(f"[with the calculator: {helpers[0].used} results are not the model's]")
+            results = "1 result is" if helpers[0].used == 1 else f"{helpers[0].used} results are"
+            say(f"[with the calculator: {results} not the model's]")
         return tokenizer.decode(made, skip_special_tokens=True).strip()
 
 

@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     options.results = list(dict.fromkeys(options.results))
     if len(options.results) < 2:
-        raise BadInput("compare needs two results or more: name another folder of `yxanul evaluate`.")
+        raise BadInput("compare needs two different results or more: name another folder of `yxanul evaluate`.")
     results = [read_result(folder, str(folder)) for folder in options.results]
     pairs, refusals = compare(results)
 

@@ -29,6 +29,7 @@ from urllib.request import getproxies
 
 from yxanul.bad_input import BadInput
 from yxanul.data.progress import say
+from yxanul.data.whole_files import check_folder
 
 IMAGE = "python:3.12-slim"  # of --sandbox container
 REACHING = 5.0  # seconds, within which the Hub answers or is not there
@@ -40,7 +41,8 @@ def main(arguments: list[str]) -> int:
     out = options.out or Path("results", options.model.strip("./").replace("/", "-"))
     names = options.tasks.split(",")
     model = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
-    if not (Path(options.model).is_dir() and all(name.startswith("builtin_") for name in names)):
+    is_local = Path(options.model).is_dir() and (options.data or all(name.startswith("builtin_") for name in names))
+    if not is_local:
         _offline_where_no_hub_is()
     if options.harness:
         if options.data or options.allow_code_execution:
@@ -179,6 +181,7 @@ def _offline_where_no_hub_is() -> None:
 
 def tasks_before(out: Path, model: str, asked: str | None = None) -> dict[str, Any]:
     """The results that the folder holds, which must be of the same model: told before it is loaded."""
+    check_folder(out, "--out")
     file = out / "results.json"
     if not file.exists():
         return {}

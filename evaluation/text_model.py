@@ -109,6 +109,8 @@ def load(name: str, *, revision: str | None = None, trust_remote_code: bool = Fa
 
     if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise BadInput(f"{name} is no folder here, and no name on the Hub, which is MODEL or OWNER/MODEL.")
+    if not Path(name, "config.json").exists() and Path(name, "final").is_dir():
+        raise BadInput(f"{name} is a run, and the model is in its final/: give {Path(name, 'final')}.")
     yxanul.register()
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:

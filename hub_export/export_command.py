@@ -22,6 +22,7 @@ from typing import Any
 from yxanul.bad_input import BadInput, unknown_name
 from yxanul.data.progress import answer, say
 from yxanul.data.tokenizers import check_free
+from yxanul.data.whole_files import check_folder
 from yxanul.run_folder import DONE, FAILED
 
 # Each has TYPES, DEFAULT (some of them), NEEDS (package to extra), check(source, types), write(source, folder, types)
@@ -43,9 +44,11 @@ def main(arguments: list[str]) -> int:
     for name in targets:
         if name not in TARGETS:
             raise unknown_name("target", name, TARGETS)
-        check_free(out / name)
     modules = {name: load_target(name) for name in targets}
     types = _types(modules, options.types)
+    check_folder(out, "--out")
+    for name in targets:
+        check_free(out / name)
     for name, module in modules.items():
         check_packages(name, module)
 
@@ -55,8 +58,9 @@ def main(arguments: list[str]) -> int:
     for name, module in modules.items():
         module.check(source, types[name])
     if options.dry_run:
-        for name in modules:
-            answer(f"{out / name}: {name} ({', '.join(types[name])}) of {source.folder}")
+        plan = [{"target": name, "folder": str(out / name), "types": list(types[name])} for name in modules]
+        lines = [f"{each['folder']}: {', '.join(each['types'])} of {source.folder}" for each in plan]
+        answer(json.dumps(plan, indent=2) if options.json else "\n".join(lines))
         return DONE
     return export(source, modules, types, out, as_json=options.json)
 

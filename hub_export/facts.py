@@ -20,6 +20,7 @@ from yxanul.data.progress import say
 from yxanul.data.whole_files import write_json
 from yxanul.hub_export.card import BARE, About, Facts
 from yxanul.hub_export.card_training import hub_sources
+from yxanul.hub_export.export_command import TARGETS
 from yxanul.hub_export.staging import CONFIG, OF_EXPORTS, Subject, without_places
 from yxanul.strict_yaml import read_yaml
 
@@ -42,6 +43,7 @@ def collect(
     facts.talks = template and of_talk
     for file in _results(subject, results):
         _add_result(facts, file, revision, staged, about, asked=results is not None)
+    _keep_one_of_each_task(facts.results)
     if not subject.is_adapter:
         facts.checks.append(_opened_bare(staged, "float32" in dtypes))
     facts.checks += _exports(subject, staged, more, revision)
@@ -107,6 +109,17 @@ def _add_result(facts: Facts, file: Path, revision: str, staged: Path, about: Ab
                 facts.failures += itertools.islice(wrong, 1)
 
 
+def _keep_one_of_each_task(results: list[dict[str, Any]]) -> None:
+    """Of a task that was run several times, what was asked of most samples; of equal ones the newest."""
+    best: dict[str, tuple] = {}
+    for number, result in enumerate(results):
+        for name, entry in result["tasks"].items():
+            best[name] = max(best.get(name, (-1, "", -1)), (entry.get("n", 0), result["date"], number))
+    for number, result in enumerate(results):
+        result["tasks"] = {name: entry for name, entry in result["tasks"].items() if best[name][2] == number}
+    results[:] = [result for result in results if result["tasks"]]
+
+
 def _opened_bare(staged: Path, exact: bool) -> dict[str, Any]:
     """Where Yxanul cannot be imported, transformers loads the files that leave; what it computes is compared."""
     import yxanul
@@ -131,8 +144,8 @@ def _opened_bare(staged: Path, exact: bool) -> dict[str, Any]:
 
 def _exports(subject: Subject, staged: Path, more: list[str], revision: str) -> Iterator[dict[str, Any]]:
     """Targets are exported now; a folder that `yxanul export` made is taken as it is, if it is of this checkpoint."""
-    folders = [Path(each) for each in more if Path(each).is_dir()]
-    targets = [each for each in more if not Path(each).is_dir()]
+    targets = [each for each in more if each in TARGETS or not Path(each).is_dir()]
+    folders = [Path(each) for each in more if each not in targets]
     with tempfile.TemporaryDirectory(prefix="yxanul-export-") as scratch:
         if targets:
             from yxanul.hub_export import export_command

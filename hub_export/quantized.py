@@ -20,9 +20,11 @@ BLOCK = 64  # numbers that share a scale in nf4
 
 
 class Quantized:
-    def __init__(self, kind: str, package: str, write: Callable[[Source, Path], list[str]], limits: Limits) -> None:
+    def __init__(
+        self, kind: str, needs: dict[str, str], write: Callable[[Source, Path], list[str]], limits: Limits
+    ) -> None:
         self.TYPES = self.DEFAULT = (kind,)
-        self.NEEDS = {package: "export"}
+        self.NEEDS = needs
         self._kind, self._write, self._limits = kind, write, limits
 
     def check(self, source: Source, types: Sequence[str]) -> None:
@@ -90,9 +92,7 @@ def _convert(origin: Path, folder: Path, configuration: Any) -> None:
     model.save_pretrained(folder)
 
 
-INT8 = Quantized(
-    "torchao-int8", "torchao", _int8, Limits(None, 0.1, 0.01, False, "8 bits, a scale a row; computed in bf16")
-)
-INT4 = Quantized(
-    "nf4", "bitsandbytes", _int4, Limits(None, 0.4, 0.05, False, "4 bits, a scale for 64; computed in bf16")
-)
+_LIMITS_8 = Limits(None, 0.1, 0.01, False, "8 bits, a scale a row; computed in bf16")
+_LIMITS_4 = Limits(None, 0.4, 0.05, False, "4 bits, a scale for 64; computed in bf16")
+INT8 = Quantized("torchao-int8", {"torchao": "int8"}, _int8, _LIMITS_8)
+INT4 = Quantized("nf4", {"bitsandbytes": "qlora"}, _int4, _LIMITS_4)

@@ -66,8 +66,10 @@ def _check_lora(config: RunConfig) -> None:
     base = read_lora(config.lora, config.recipe)["base"]
     if config.init_from is None:
         raise config.wrong("lora adapts a model that knows something: set init_from.")
-    if config.optimizer == "muon" or config.precision == "te" or config.parallel.startswith("zero"):
-        raise config.wrong("lora is for optimizer=adamw, precision fp32, bf16 or fp8, and parallel ddp or fsdp2.")
+    if config.optimizer == "muon":
+        raise config.wrong("lora is for adamw: set optimizer=adamw matrix_learning_rate=null.")
+    if config.precision == "te" or config.parallel.startswith("zero"):
+        raise config.wrong("lora is for precision fp32, bf16 or fp8, and parallel ddp or fsdp2: set these.")
     if base != "full" and (config.precision == "fp8" or config.parallel == "fsdp2"):
         raise config.wrong(
             f"lora.base={base} is for precision fp32 or bf16 and parallel=ddp: fp8 and fsdp2 take matrices that are "

@@ -27,7 +27,7 @@ from typing import Any
 
 from yxanul.bad_input import BadInput, unknown_name
 from yxanul.data.bins import find_bins, open_bin
-from yxanul.data.chat_templates import DEFAULT, make_chat_tokenizer
+from yxanul.data.chat_templates import DEFAULT, OWN, load_chat_tokenizer, make_chat_tokenizer, template_text
 from yxanul.data.conversation_bins import LEARN
 from yxanul.data.data_command import usable_cores
 from yxanul.data.prepare import prepare
@@ -63,10 +63,7 @@ def prepare_missing(data: dict[str, Any], tokenizer: str | None) -> None:
         return
     if tokenizer is None:
         raise BadInput("data: bins need a tokenizer: set `tokenizer` to its folder or its name.")
-    entries: dict[Path, dict[str, Any]] = {}
-    if TOKENIZER in data:  # first, for the bins need it
-        entries[Path(tokenizer)] = checked_entry(TOKENIZER, data[TOKENIZER])
-    entries |= {Path(name): checked_entry(name, given) for name, given in data.items() if name != TOKENIZER}
+    entries = checked_entries(data, tokenizer)
 
     def missing() -> list[Path]:
         return [folder for folder in entries if not folder.exists()]
@@ -83,6 +80,29 @@ def prepare_missing(data: dict[str, Any], tokenizer: str | None) -> None:
     for folder, entry in entries.items():
         for token_bin in find_bins(folder) if "sources" in entry and "kind" not in entry else []:
             open_bin(token_bin, fingerprint)
+
+
+def checked_entries(data: dict[str, Any], tokenizer: str | None) -> dict[Path, dict[str, Any]]:
+    """By folder; the tokenizer's first, for the bins need it."""
+    entries: dict[Path, dict[str, Any]] = {}
+    if TOKENIZER in data and tokenizer is not None:
+        folder = Path(tokenizer)
+        entries[folder] = checked_entry(TOKENIZER, data[TOKENIZER])
+        if folder.is_dir():
+            _check_template(folder, entries[folder])
+    return entries | {Path(name): checked_entry(name, given) for name, given in data.items() if name != TOKENIZER}
+
+
+def _check_template(folder: Path, entry: dict[str, Any]) -> None:
+    """What was made with another template is not taken in silence."""
+    asked = entry.get("template", DEFAULT if "from" in entry else None)
+    if asked is None or asked == OWN:
+        return
+    if template_text(asked, folder) != load_chat_tokenizer(folder).template:
+        raise BadInput(
+            f"data: {TOKENIZER}: {folder} is there already, with another chat template than {asked}: give the "
+            "tokenizer and the bins other folders, or remove these."
+        )
 
 
 def with_room_for_new_tokens(config: RunConfig) -> RunConfig:

@@ -34,8 +34,9 @@ def main(arguments: list[str], verb: str = "pretrain", check: Callable[[RunConfi
     options, config = _parse(arguments, verb)
     if check is not None:
         check(config, options.scale == "tiny")
-    from yxanul.training.preparing import prepare_missing, with_room_for_new_tokens
+    from yxanul.training.preparing import checked_entries, prepare_missing, with_room_for_new_tokens
 
+    checked_entries(config.data, config.tokenizer)
     config = with_room_for_new_tokens(config)
     if options.dry_run:
         return _dry_run(config, options.processes or 1, options.out, options.force)

@@ -97,6 +97,8 @@ def main(arguments: list[str]) -> int:
     if options.out is None and len(options.runs) > 1:
         raise BadInput("the page of several runs belongs to none of them: say where it goes with --out FILE.")
     out = options.out or Path(options.runs[0], "report.html")
+    if out.is_dir():
+        raise BadInput(f"--out {out} is a folder: name the file, such as {out / 'report.html'}.")
 
     from yxanul.training.report_page import page
 

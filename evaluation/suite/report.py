@@ -48,6 +48,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 def write(found: list[Judged], out: Path, results: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    for stale in out.glob("samples-*.jsonl"):
+        stale.unlink()
     results["tasks"] = {}
     for group in dict.fromkeys(judged.group for judged in found):
         own = [judged for judged in found if judged.group == group]

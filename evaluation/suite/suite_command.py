@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     from yxanul.evaluation.evaluate_command import tasks_before
     from yxanul.evaluation.text_model import load
 
-    out = options.out or Path("results") / f"{Path(options.model).name}-suite"
+    out = options.out or Path("results", f"{options.model.strip('./').replace('/', '-')}-suite")
     models = {out: options.model} | ({out / "compared": options.compare} if options.compare else {})
     if options.mode == "test":
         before = [tasks_before(*place) for place in models.items()]

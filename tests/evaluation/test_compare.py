@@ -198,7 +198,7 @@ def test_tasks_that_are_not_alike_are_refused_in_one_sentence(changes, sentence,
 def test_bad_folders_and_files_are_one_sentence_that_names_them(tmp_path, capsys):
     first, other = write(tmp_path / "a", right([1, 0])), write(tmp_path / "b", right([1, 0]))
     assert "results.json does not exist: name a folder" in bad(tmp_path, capsys, first, tmp_path / "nowhere")
-    assert "two results or more" in _one(capsys, first)
+    assert "two different results or more" in _one(capsys, first)
 
     samples = other / "samples-quiz.jsonl"
     text = samples.read_text()

@@ -8,6 +8,7 @@ from small_runs.published import ROW
 
 from yxanul.bad_input import BadInput
 from yxanul.hub_export.card import About, Facts, check_card, eval_results, model_card
+from yxanul.hub_export.facts import _keep_one_of_each_task
 
 CONFIG = {
     **{"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4},
@@ -188,3 +189,15 @@ def test_a_card_of_your_own_may_write_one_where_several_can_stand(front):
 def test_a_card_that_the_hub_would_refuse_is_refused_here(text, message):
     with pytest.raises(BadInput, match=message.replace("[", r"\[")):
         check_card(text)
+
+
+def test_of_a_task_that_was_run_twice_the_one_with_more_samples_is_told():
+    def result(date, **samples):
+        return {"date": date, "tasks": {name: {"n": count} for name, count in samples.items()}}
+
+    results = [result("2026-01-02", gsm8k=3), result("2026-01-01", gsm8k=9, c4=5), result("2026-01-03", c4=5)]
+    _keep_one_of_each_task(results)
+    assert [(each["date"], list(each["tasks"])) for each in results] == [
+        ("2026-01-01", ["gsm8k"]),
+        ("2026-01-03", ["c4"]),
+    ]

@@ -1,6 +1,7 @@
 """The verb: bad input before any work, and what does not compute what the model computes is not there afterwards."""
 
 import importlib.util
+import json
 import shutil
 from contextlib import contextmanager
 
@@ -112,7 +113,12 @@ def test_bits_per_byte_are_those_of_the_loss(exportable):
 
 def test_a_dry_run_checks_all_and_writes_nothing(exportable, tmp_path, capsys):
     assert main([str(exportable()), "--to", "llama", "--out", str(tmp_path / "out"), "--dry-run"]) == 0
-    assert "out/llama: llama (f32)" in capsys.readouterr().out
+    assert "out/llama: f32 of" in capsys.readouterr().out
+    words = ["--to", "llama", "--out", str(tmp_path / "out"), "--dry-run", "--json"]
+    assert main([str(exportable()), *words]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {"target": "llama", "folder": str(tmp_path / "out/llama"), "types": ["f32"]}
+    ]
     assert not (tmp_path / "out").exists()
 
 
@@ -131,7 +137,7 @@ def test_unknown_words_name_the_nearest(exportable, words, sentence, tmp_path):
 def test_a_missing_package_names_the_extra(exportable, monkeypatch, tmp_path):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torchao" else found(name))
-    with pytest.raises(BadInput, match=r'--to int8 needs the package torchao: pip install "yxanul\[export\]"'):
+    with pytest.raises(BadInput, match=r'--to int8 needs the package torchao: pip install "yxanul\[int8\]"'):
         main([str(exportable()), "--to", "int8", "--out", str(tmp_path / "out")])
 
 
@@ -170,3 +176,9 @@ def test_what_is_no_model_is_refused_with_what_to_give(exportable, tmp_path):
     (folder / "model.safetensors").unlink()
     with pytest.raises(BadInput, match="has no weights"):
         open_source(str(folder))
+
+
+def test_a_file_where_a_folder_is_wanted_is_said_before_the_model_is_opened(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="file wants a folder, and .*file is a file: give another one"):
+        main([str(tmp_path / "no model"), "--to", "llama", "--out", str(tmp_path / "file")])

@@ -164,7 +164,7 @@ def test_embeddings_are_adapted_where_the_head_is_another_table(chat, tiny_model
         ({"lora": LORA | {"r": 0}}, "lora.r=0 must be at least 1"),
         ({"lora": LORA | {"embeddings": True}}, "a merge would change the head too"),
         ({"lora": LORA, "init_from": None}, "lora adapts a model that knows something: set init_from"),
-        ({"lora": LORA, "optimizer": "muon"}, "lora is for optimizer=adamw"),
+        ({"lora": LORA, "optimizer": "muon"}, "lora is for adamw: set optimizer=adamw matrix_learning_rate=null"),
         ({"lora": LORA, "precision": "te"}, "precision fp32, bf16 or fp8"),
         ({"lora": LORA, "parallel": "zero1"}, "parallel ddp or fsdp2"),
         ({"lora": LORA, "model_config": {"vocab_size": 400}}, "lora learns no new tokens: keep model_config.vocab"),

@@ -156,3 +156,14 @@ def test_the_demos_data_is_as_large_as_its_recipe_says(here):
     for stage in config.stages:
         for source in stage["sources"]:
             assert open_bin(source["bin"]).tokens == pytest.approx(source["tokens"], rel=0.15)
+
+
+def test_a_tokenizer_with_another_template_is_not_taken_in_silence(prepared, here):
+    chat = {"tokenizer": {"from": str(prepared / "bins/tokenizer")}}
+    prepare_missing(chat, "chat")
+    prepare_missing(chat, "chat")
+    prepare_missing({"tokenizer": chat["tokenizer"] | {"template": "own"}}, "chat")
+    with pytest.raises(BadInput, match="chat is there already, with another chat template than chatml: give the tok"):
+        prepare_missing({"tokenizer": chat["tokenizer"] | {"template": "chatml"}}, "chat")
+    with pytest.raises(BadInput, match="unknown chat template or file 'foo'"):
+        prepare_missing({"tokenizer": chat["tokenizer"] | {"template": "foo"}}, "chat")

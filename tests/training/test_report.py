@@ -121,6 +121,8 @@ def test_it_is_written_anew_until_the_run_ends(run, monkeypatch):
 def test_what_is_no_run_is_refused_by_name(tmp_path, run, capsys):
     assert main(["report", str(tmp_path / "none")]) == 2
     assert "has no metrics.jsonl: give the folder of a run" in capsys.readouterr().err
+    assert main(["report", str(run.path), "--out", str(tmp_path)]) == 2
+    assert "is a folder: name the file, such as" in capsys.readouterr().err
     assert main(["report", str(run.path), str(run.path)]) == 2
     assert "say where it goes with --out FILE" in capsys.readouterr().err
 
