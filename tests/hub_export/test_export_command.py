@@ -112,10 +112,10 @@ def test_bits_per_byte_are_those_of_the_loss(exportable):
 
 
 def test_a_dry_run_checks_all_and_writes_nothing(exportable, tmp_path, capsys):
-    assert main([str(exportable()), "--to", "llama", "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    words = [str(exportable()), "--to", "llama", "--out", str(tmp_path / "out"), "--dry-run"]
+    assert main(words) == 0
     assert "out/llama: f32 of" in capsys.readouterr().out
-    words = ["--to", "llama", "--out", str(tmp_path / "out"), "--dry-run", "--json"]
-    assert main([str(exportable()), *words]) == 0
+    assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [
         {"target": "llama", "folder": str(tmp_path / "out/llama"), "types": ["f32"]}
     ]
