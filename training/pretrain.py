@@ -39,7 +39,7 @@ def main(arguments: list[str], verb: str = "pretrain", check: Callable[[RunConfi
     checked_entries(config.data, config.tokenizer)
     config = with_room_for_new_tokens(config)
     if options.dry_run:
-        return _dry_run(config, options.processes or 1, options.out, options.force)
+        return _dry_run(config, options)
     from yxanul.training.launch.processes import start
 
     launched = "WORLD_SIZE" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
@@ -174,19 +174,24 @@ def _without_processes(arguments: list[str]) -> list[str]:
     return words
 
 
-def _dry_run(config: RunConfig, processes: int, out: str | None, force: bool) -> int:
+def _dry_run(config: RunConfig, options: argparse.Namespace) -> int:
+    from yxanul.training import checkpoints
     from yxanul.training.attention import resolve_attention
-    from yxanul.training.beginning import check_folder
+    from yxanul.training.beginning import check_folder, stage_steps
     from yxanul.training.inputs import check_inputs
     from yxanul.training.model import build_on_meta
     from yxanul.training.plan_command import print_plan
     from yxanul.training.precision.policy import formats_of_run
     from yxanul.training.training_arguments import is_on_gpu, resolved_precision
 
-    config.accumulation(processes)
+    config.accumulation(options.processes or 1)
     check_inputs(config, config.plan(), config.shape().config)
-    if out is not None:
-        check_folder(config, RunFolder(out), force)
+    if options.stage is not None:
+        stage_steps(config.plan(), options.stage)
+    if options.resume is not None:
+        checkpoints.find(RunFolder(options.out or "."), options.resume)
+    if options.out is not None:
+        check_folder(config, RunFolder(options.out), options.force)
     model, precision = build_on_meta(config), resolved_precision(config)
     formats = formats_of_run(config, is_on_gpu(config))[1] if precision in ("fp8", "te") else []
     attention = resolve_attention(config)

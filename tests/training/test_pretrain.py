@@ -112,6 +112,8 @@ def test_a_dry_run_needs_no_data_that_the_recipe_makes(command):
         ("model_config.vocab_size=50", "set model_config.vocab_size=61"),
         ("stages.code.phases.0.length=128", "length 128 is above the model's max_position_embeddings=64"),
         ("gradient_accumulation_steps=3", "does not divide"),
+        ("--stage=zz", "unknown stage 'zz'"),
+        ("--resume=/nope", "--resume /nope: there is no such checkpoint"),
         ("validation.code=bins/nope", "the bin bins/nope"),
     ],
 )
