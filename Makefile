@@ -43,7 +43,7 @@ format: .venv/.ready
 
 build/clients/venv/.ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv build/clients/venv
-	build/clients/venv/bin/pip install -q -c constraints.txt -e ".[export,test]" llama-cpp-python
+	build/clients/venv/bin/pip install -q -c constraints.txt -e ".[export,qlora,int8,test]" llama-cpp-python
 	touch $@
 
 # mypy does not see an editable install whose package is the checkout itself
