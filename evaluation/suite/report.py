@@ -48,14 +48,16 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 def write(found: list[Judged], out: Path, results: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for stale in out.glob("samples-*.jsonl"):
-        stale.unlink()
-    results["tasks"] = {}
+    for task in [
+        task for task, entry in results["tasks"].items() if "categories" in entry
+    ]:  # the others are evaluate's
+        del results["tasks"][task]
+        (out / f"samples-{task}.jsonl").unlink(missing_ok=True)
     for group in dict.fromkeys(judged.group for judged in found):
         own = [judged for judged in found if judged.group == group]
         task = group.replace(" ", "_")
         claim = {"elite-112m": f"{CLAIMS[group]} %"} if group in CLAIMS else {}
-        entry = {"task": task, "version": VERSION, "shots": 0, "claims": claim}
+        entry = {"task": task, "version": VERSION, "shots": 0, "claims": claim, "categories": {}}
         if own[0].not_run:
             results["tasks"][task] = entry | {"status": "not run", "reason": own[0].not_run}
             continue

@@ -222,7 +222,14 @@ def test_a_run_writes_results_that_compare_reads_and_code_is_not_run_unless_allo
     page = (out / "report.md").read_text()
     assert "numbers that work: not run" in page and "| facts | all |" in page and samples[0]["prompt"] in page
     assert f"{other} against {one}" in printed.out and "not compared: code_execution: not run" in printed.err
+    results = json.loads((out / "results.json").read_text())
+    results["tasks"]["gsm8k"] = {"task": "gsm8k", "status": "done"}
+    (out / "results.json").write_text(json.dumps(results))
     assert main([*arguments[:3], "--out", str(out)]) == 0  # the same model goes on in its folder
+    tasks = json.loads((out / "results.json").read_text())["tasks"]
+    assert "gsm8k" in tasks, "of another command"
+    assert "arithmetic_with_the_calculator" not in tasks, "it was not asked for again"
+    assert not (out / "samples-arithmetic_with_the_calculator.jsonl").exists()
 
 
 def test_what_does_not_go_together_is_one_sentence(capsys):
