@@ -4,18 +4,20 @@ One table from verb to module; a verb's module is imported when it is called, so
 Exit codes: 0 done, 2 bad input, 4 stopped by Ctrl-C.
 """
 
-if not __package__:  # a checkout that is not installed: make its folder the package `yxanul`
-    import importlib.util
+if (
+    not __package__
+):  # a checkout that is not installed is the package `yxanul`, here and in every process that we start
+    import os
     import pathlib
     import sys
 
     root = pathlib.Path(__file__).resolve().parent
-    spec = importlib.util.spec_from_file_location(
-        "yxanul", root / "__init__.py", submodule_search_locations=[str(root)]
-    )
-    assert spec is not None and spec.loader is not None
-    sys.modules["yxanul"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["yxanul"])
+    link = root / "build/import/yxanul"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(root)
+    sys.path[0] = str(link.parent)  # it was the checkout, whose data/ and training/ are no packages by themselves
+    os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])])
 
 import sys
 

@@ -1,93 +1,185 @@
-"""`yxanul demo`: from nothing to a model that solves problems, offline, in minutes on a laptop.
+"""`yxanul demo`: from nothing to a model that answers, in every form that people load, offline, on a laptop.
 
-    1  text that every Python carries, and generated problems, become a tokenizer and token bins
-    2  four stages with growing lengths, a gate behind each, become a model (recipes/demo.yaml)
-    3  the model, loaded in a fresh process by transformers alone, answers problems that it has never seen
+    yxanul demo                 about ten minutes of two cores; everything lies in yxanul-demo/
+    yxanul demo --quick         the same way in about three, with a model that learns little
 
-Interrupted at any moment, the same command goes on. Not here: fine-tuning, benchmarks, export.
+Every step is a command that you could type, and is printed as one: run it alone in that folder to see more of it.
+Interrupted at any moment, the same command goes on. A GPU is used if there is one. Not here: what the steps do.
 """
 
 import argparse
+import importlib.util
 import resource
+import shlex
+import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from yxanul.data.builtin import ProblemReader
-from yxanul.data.documents import is_held_out
-from yxanul.data.problems import Problem, generate
+from yxanul.bad_input import BadInput
 from yxanul.data.progress import say
-from yxanul.run_folder import DONE, RunFolder
+from yxanul.data.whole_files import check_folder
+from yxanul.run_folder import DONE
 
-HELD_OUT = 0.05  # of recipes/demo.yaml
-TRAINING = ProblemReader("math")  # for its defaults, which the recipe leaves as they are
-ASKED = 40  # problems of a kind
-SHOWN = 3
-LONGEST_ANSWER = 48  # tokens
+TEXT = shlex.split(
+    "--source builtin:language --source builtin:code --source builtin:reasoning --source builtin:math,level=easy "
+    "--held-out 0.05"
+)
+TURNS = (
+    "Finn has 5 pencils. Quinn has 4 more pencils than Finn. How many pencils does Quinn have?",
+    "Give the last word. light letter stone",
+    "Ben is taller than Hugo. Rosa is taller than Ben. Who is the tallest?",
+)
+PROBLEMS = {"reasoning": "reasoning", "math": "math,level=easy"}
+# the same stages, gates and lengths on less text
+QUICK_PRETRAINING = [
+    "validation_tokens=20000",
+    "stages.language.tokens=98304",
+    "stages.language.phases=[{length: 64, rows: 16, tokens: 24576}, {length: 128, rows: 8, tokens: 24576}, "
+    "{length: 256, rows: 4}]",
+    *(
+        setting
+        for name in ("code", "reasoning", "math")
+        for setting in (f"stages.{name}.tokens=49152", f"stages.{name}.gate={{falls: 0.05, keeps: 0.3}}")
+    ),
+    *(f"data.bins/demo/{name}.sources=['builtin:{name},max_characters=12000']" for name in ("language", "code")),
+    *(f"data.bins/demo/{name}.sources=['builtin:{spec},limit=6000']" for name, spec in PROBLEMS.items()),
+]
+QUICK_TUNING = [
+    "stages.chat.tokens=163840",
+    "validation_tokens=5000",
+    "eval_steps=40",
+    *(
+        f"data.bins/sft/{name}.sources=['builtin:{spec},limit=6000']"
+        for name, spec in {**PROBLEMS, "instructions": "instructions,level=easy"}.items()
+    ),
+]
+NEEDS = {"evaluate": "evaluate", "gguf": "export", "onnx": "export", "onnxruntime": "export", "onnxscript": "export"}
+NEXT = """
+With a GPU, next:
+  yxanul plan yxanul-177m-24gb --gpu 4090                       what 177 M parameters need: memory, hours, cost
+  yxanul pretrain yxanul-177m-24gb --out runs/177m              stop it at any moment, the same command goes on
+  yxanul push runs/177m --repo NAME/yxanul-177m                 with its card; private at first"""
+
+
+@dataclass(frozen=True)
+class Step:
+    title: str
+    words: list[str]  # of `yxanul`, or of `python -m` with a module's name first
+    makes: str = ""  # is there when the step is done; without it the command itself knows what is left
+    says: tuple[str, ...] = ()  # on its standard input
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="yxanul demo", description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--out", default="runs/demo", help="the run's folder (default: runs/demo)")
+    parser = argparse.ArgumentParser(prog="yxanul demo", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--quick", action="store_true", help="a tenth of the training")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: yxanul-demo, or yxanul-demo-quick")
     options = parser.parse_args(arguments)
+    missing = [package for package in NEEDS if importlib.util.find_spec(package) is None]
+    if missing:
+        extras = ",".join(sorted({NEEDS[package] for package in missing}))
+        raise BadInput(f'the demo\'s last steps need {", ".join(missing)}: pip install "yxanul[{extras}]".')
+    folder = options.out or Path("yxanul-demo-quick" if options.quick else "yxanul-demo")
+    check_folder(folder, "--out")
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = all_steps(options.quick)
+    say(f"{len(steps)} steps, each a command; what they make lies in {folder}.")
     began = time.monotonic()
-    from yxanul.training import pretrain
-
-    code = pretrain.main(["demo", "--out", options.out])
-    if code != DONE:
-        return code
-    final = RunFolder(options.out).final
-    say(f"{final}, loaded by AutoModelForCausalLM in a fresh process, solves problems that it never saw:")
-    solving = subprocess.run([sys.executable, "-m", "yxanul.demo", str(final)])
-    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    seconds = sum(usage.ru_utime + usage.ru_stime for usage in used)
-    say(f"{time.monotonic() - began:.0f} s, {seconds:.0f} CPU seconds, no network.")
-    return solving.returncode
-
-
-def solve(final: str) -> None:
-    """Imports nothing of Yxanul's model: what a checkpoint needs travels in its folder."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(final, padding_side="left", trust_remote_code=True)
-    model = AutoModelForCausalLM.from_pretrained(final, trust_remote_code=True).eval()
-    for about, problems in new_problems().items():
-        # as documents are met in training: behind the end of another
-        prompts = [f"{tokenizer.eos_token}Question: {problem.question}\nAnswer:" for problem in problems]
-        batch = tokenizer(prompts, return_tensors="pt", padding=True)
-        with torch.inference_mode():
-            made = model.generate(**batch, max_new_tokens=LONGEST_ANSWER, do_sample=False)
-        texts = tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        solved = [result(text) == result(problem.answer) for text, problem in zip(texts, problems, strict=True)]
-        say(f"{about}: {sum(solved)} of {len(solved)} right")
-        for problem, text, is_right in list(zip(problems, texts, solved, strict=True))[:SHOWN]:
-            answer = text.strip().replace("\n", " ")
-            say(f"  {problem.question}\n    {answer}  ({'right' if is_right else 'wrong'})")
+    for number, step in enumerate(steps, 1):
+        say(f"\n{number} of {len(steps)}: {step.title}\n  $ {shown(step)}")
+        if step.makes and (folder / step.makes).exists():
+            say(f"  done before: {folder / step.makes}")
+            continue
+        before, started = cpu_seconds(), time.monotonic()
+        code = run(step, folder)
+        say(f"  {time.monotonic() - started:.0f} s, {cpu_seconds() - before:.0f} CPU seconds")
+        if code != DONE:
+            say(f"yxanul: the step ended with exit code {code}; the same `yxanul demo` goes on from here.")
+            return code
+    say(f"\n{time.monotonic() - began:.0f} s, {cpu_seconds():.0f} CPU seconds, no network.")
+    pages = [str(folder / page) for page in ("runs/demo/report.html", "runs/sft/report.html", "compare.html")]
+    say(f"Pages for a browser: {', '.join(pages)}.{NEXT}")
+    return DONE
 
 
-def new_problems() -> dict[str, list[Problem]]:
-    """None of their questions is in the training text; of some sums neither is the pair of numbers."""
-    sums, reasoning = (unseen(kind, level) for kind, level in (("math", "easy"), ("reasoning", "hard")))
-    return {
-        "sums, new questions": [problem for problem in sums if not is_held_out(problem.group, HELD_OUT)][:ASKED],
-        "reasoning, new questions": reasoning[:ASKED],
-        "sums of two numbers that no training text adds": [
-            problem for problem in sums if is_held_out(problem.group, HELD_OUT)
-        ][:ASKED],
-    }
+def all_steps(quick: bool) -> list[Step]:
+    limit = "10" if quick else "40"
+    base, tuned = "runs/demo/final", "runs/sft/final"
+    tasks = ["--tasks", "builtin_*", "--limit", limit]
+    types = "f16,fp32" if quick else "f16,Q8_0,fp32,int8"
+    return [
+        Step(
+            "text that every Python carries becomes tokens; four gated stages with growing lengths become a model",
+            ["pretrain", "demo", "--out", "runs/demo", *(QUICK_PRETRAINING if quick else [])],
+            makes=base,
+        ),
+        Step(
+            "another kind of tokenizer, whose tokens may span words, on the same text",
+            ["tokenizer", "train", "--kind", "superbpe", "--vocabulary", "2048", "--limit-bytes", "2000000", *TEXT]
+            + ["--out", "bins/superbpe"],
+            makes="bins/superbpe",
+        ),
+        Step("what SuperBPE would give", ["tokenizer", "compare", "bins/demo/tokenizer", "bins/superbpe", *TEXT]),
+        Step(
+            "the model, loaded by transformers alone, solves problems that it never saw",
+            ["yxanul.demo_problems", base],
+        ),
+        Step(
+            "what it knows, in bits per byte of text that it never saw",
+            ["evaluate", base, *tasks, "--out", "results/before"],
+        ),
+        Step(
+            "fine-tuning: it learns to answer, and to stop",
+            ["sft", "sft", "--out", "runs/sft", *(QUICK_TUNING if quick else [])],
+            makes=tuned,
+        ),
+        Step("the same text after fine-tuning", ["evaluate", tuned, *tasks, "--out", "results/after"]),
+        Step(
+            "what has changed, with intervals",
+            ["compare", "results/before", "results/after", "--html", "compare.html"],
+        ),
+        Step("new problems once more, now in its chat template", ["yxanul.demo_problems", tuned]),
+        Step("fifty kinds of small questions, each judged by a program", ["suite", tuned, "--out", "results/suite"]),
+        Step(
+            "as other tools read it, each file opened in one and compared",
+            ["export", tuned, "--to", "llama,gguf,onnx", "--types", types, "--out", "exports"],
+            makes="exports/onnx",
+        ),
+        Step("a chat of three turns", ["chat", tuned, "--new-tokens", "48"], says=TURNS),
+        Step("each run on a page: the training", ["report", "runs/demo"]),
+        Step("and the fine-tuning", ["report", "runs/sft"]),
+    ]
 
 
-def unseen(kind: str, level: str) -> list[Problem]:
-    known = {problem.question for problem in generate(kind, TRAINING.count, TRAINING.seed, level)}
-    others = generate(kind, 50 * ASKED, TRAINING.seed + 1, level)
-    return [problem for problem in others if problem.question not in known]
+def shown(step: Step) -> str:
+    said = "\\n".join(step.says)
+    program = "python -m" if "." in step.words[0] else "yxanul"
+    return (f"printf '{said}\\n' | " if said else "") + f"{program} {shlex.join(step.words)}"
 
 
-def result(answer: str) -> str:
-    """What stands behind GSM8K's mark; a text without it gives no result."""
-    return answer.partition("####")[2].strip() or "none"
+def run(step: Step, folder: Path) -> int:
+    """In a process of its own, which a signal reaches through this one: it saves, and then both end."""
+    words = ["-m", *([] if "." in step.words[0] else ["yxanul"]), *step.words]
+    said = "".join(f"{turn}\n" for turn in step.says).encode()
+    with subprocess.Popen([sys.executable, *words], cwd=folder, stdin=subprocess.PIPE) as child:
+
+        def stop(number: int, _: Any) -> None:
+            if number == signal.SIGTERM:  # Ctrl-C goes to both
+                child.terminate()
+
+        earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            child.communicate(said)
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+    return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
-if __name__ == "__main__":
-    solve(sys.argv[1])
+def cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

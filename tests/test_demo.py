@@ -1,62 +1,64 @@
-"""The demo asks what training never showed, and counts what is right. The whole of it, which takes minutes: slow."""
+"""The whole way, as a new user goes it: stopped in the middle and started again. With full training: slow."""
 
+import json
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from yxanul import demo
 from yxanul.__main__ import main
-from yxanul.data.builtin import ProblemReader
-from yxanul.data.problems import generate
+
+COMMAND = [sys.executable, "-m", "yxanul", "demo"]
 
 
-def test_no_question_is_in_the_training_text_and_the_last_sums_have_pairs_that_are_not_there_either():
-    asked = demo.new_problems()
-    assert [len(problems) > 20 for problems in asked.values()] == [True] * 3
-    for kind, level in (("math", "easy"), ("reasoning", "hard")):
-        reader = ProblemReader(kind, level=level)
-        documents = {document.text for document in reader.findings()}
-        for problems in asked.values():
-            assert not any(problem.question in text for problem in problems[:3] for text in documents)
-    known, _, unknown = asked.values()
-    trained = {
-        problem.group for problem in generate("math", 20_000, 7, "easy") if not demo.is_held_out(problem.group, 0.05)
-    }
-    assert all(problem.group in trained for problem in known)
-    assert not any(problem.group in trained for problem in unknown)
+def test_the_quick_demo_goes_on_where_it_was_stopped(tmp_path):
+    with subprocess.Popen([*COMMAND, "--quick"], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as stopped:
+        lines = iter(stopped.stderr.readline, "")
+        next(line for line in lines if line.startswith("step 40/"))
+        stopped.send_signal(signal.SIGTERM)
+        rest = "".join(lines)
+    assert stopped.returncode == 4, rest
+    assert "the same `yxanul demo` goes on" in rest
+
+    done = subprocess.run([*COMMAND, "--quick"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "from step 0 of 240" not in done.stderr
+    folder = tmp_path / "yxanul-demo-quick"
+    assert verdicts(folder / "runs/demo/gates.json") == {"language", "code", "reasoning", "math"}
+    bits = [
+        json.loads((folder / "results" / when / "results.json").read_text())["tasks"]["builtin_instructions"]
+        for when in ("before", "after")
+    ]
+    assert all(task["status"] == "done" for task in bits)
+    for target in ("llama", "gguf", "onnx"):
+        rows = json.loads((folder / "exports" / target / "verification.json").read_text())["rows"]
+        assert rows and all(row["passed"] for row in rows)
+    for run in ("demo", "sft"):
+        assert f"<h1>{run}" in (folder / "runs" / run / "report.html").read_text()
+    assert done.stdout.count("\n#### ") >= 1, "the chat has answered"
 
 
-@pytest.mark.parametrize(
-    "answer, wanted",
-    [(" <<3+4=7>>7 coins.\n#### 7", "7"), ("#### office ", "office"), ("no mark 7", "none"), ("", "none")],
-)
-def test_a_result_stands_behind_the_mark(answer, wanted):
-    assert demo.result(answer) == wanted
+def verdicts(gates: Path) -> set[str]:
+    return {stage for stage, verdict in json.loads(gates.read_text()).items() if verdict["passed"]}
 
 
-def test_a_model_is_loaded_in_a_fresh_process_by_transformers_alone(tmp_path, monkeypatch):
-    """One that has learnt nothing solves nothing, and says so."""
-    from transformers import AutoTokenizer
-
-    from yxanul import YxanulConfig, YxanulForCausalLM
-
+def test_what_the_last_steps_need_is_asked_for_before_the_first(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    words = "--kind bpe --vocabulary 400 --source builtin:math,count=500 --out final"
-    assert main(["tokenizer", "train", *words.split()]) == 0
-    AutoTokenizer.from_pretrained("final").save_pretrained("final")
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    config = YxanulConfig(vocab_size=400, hidden_size=32, intermediate_size=48, num_hidden_layers=1, **heads)
-    YxanulForCausalLM(config).save_pretrained("final")
-    solving = subprocess.run([sys.executable, "-m", "yxanul.demo", "final"], capture_output=True, text=True)
-    assert solving.returncode == 0, solving.stderr
-    assert "sums, new questions: 0 of 40 right" in solving.stderr
+    monkeypatch.setitem(demo.NEEDS, "no_such_package", "export")
+    assert main(["demo"]) == 2
+    assert capsys.readouterr().err == (
+        'yxanul: the demo\'s last steps need no_such_package: pip install "yxanul[export]".\n'
+    )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
 def test_the_whole_demo_solves_half_of_its_new_sums(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "yxanul", "demo"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    line = next(line for line in done.stderr.splitlines() if line.startswith("sums, new questions: "))
-    assert int(line.split()[3]) >= 20, line
-    assert (tmp_path / "runs/demo/gates.json").exists()
+    before, after = (line for line in done.stderr.splitlines() if line.startswith("sums, new questions: "))
+    assert int(before.split()[3]) >= 20, before
+    assert int(after.split()[3]) >= 36, after

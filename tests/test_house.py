@@ -26,6 +26,7 @@ FLOORS = {
     "hub_export": 7,
     "environment": 8,
     "demo": 8,
+    "demo_problems": 8,
     "__main__": 9,
 }
 HUB_FILES = ("configuration_yxanul", "modeling_yxanul", "loss_yxanul")

@@ -25,6 +25,7 @@ figure svg { max-width: none; } svg polyline { fill: none; stroke-width: 2; stro
 svg .band { fill: var(--card); } figure details { font-size: .85rem; border: 0; background: none; padding: 0; }
 figure td, figure th { padding: .1rem .4rem; } body { max-width: 76rem; }
 .scroll { overflow-x: auto; }
+@media (max-width: 40rem) { figure svg text { font-size: 17px; } } /* a phone shows 640 units at half size */
 """
 )
 # title, unit, which figures of metrics.jsonl (the group is the line's name), logarithmic
