@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from yxanul.data.documents import is_held_out
-from yxanul.demo import HELD_OUT, unseen
+from yxanul.demo_problems import HELD_OUT, unseen
 
 ADAMW = ["optimizer=adamw", "matrix_learning_rate=null"]
 LORA = [*ADAMW, "lora.r=16", "weight_decay=0"]
