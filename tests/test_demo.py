@@ -15,17 +15,18 @@ COMMAND = [sys.executable, "-m", "yxanul", "demo"]
 
 
 def test_the_quick_demo_goes_on_where_it_was_stopped(tmp_path):
-    with subprocess.Popen([*COMMAND, "--quick"], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as stopped:
-        lines = iter(stopped.stderr.readline, "")
+    whole = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen([*COMMAND, "--quick"], **whole) as stopped:
+        lines = iter(stopped.stdout.readline, "")
         next(line for line in lines if line.startswith("step  40/240"))
         stopped.send_signal(signal.SIGTERM)
         rest = "".join(lines)
     assert stopped.returncode == 4, rest
     assert "the same `yxanul demo` goes on" in rest
 
-    done = subprocess.run([*COMMAND, "--quick"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "from step 0 of 240" not in done.stderr
+    done = subprocess.run([*COMMAND, "--quick"], **whole)
+    assert done.returncode == 0, done.stdout
+    assert "from step 0 of 240" not in done.stdout and "of 240, evaluated" in done.stdout
     folder = tmp_path / "yxanul-demo-quick"
     assert verdicts(folder / "runs/demo/gates.json") == {"language", "code", "reasoning", "math"}
     bits = [
