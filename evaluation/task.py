@@ -1,6 +1,6 @@
 """What a benchmark is: its documents, what the model is asked about each, and what the answers are judged by.
 
-A file of evaluation/tasks/ holds TASKS, a tuple of these; docs/evaluation.md shows how to add one. Documents come from
+A file of evaluation/tasks/ holds TASKS, a tuple of these; docs/extending.md shows how to add one. Documents come from
 the Hub through `datasets`, or from a file with the public columns. Few-shot examples are lm-eval's: drawn anew for
 every document, in their order, by one generator. Not here: scores, metrics, results (runner.py).
 """
@@ -160,10 +160,17 @@ def _check_answers(task: Task, documents: list[Document], requests: list[Request
         for document, request in zip(documents, requests, strict=True):
             answer: Any = "" if isinstance(request, Prompt) else -1.0
             judged.append(task.judged(document, [-1.0] * len(request[1]) if isinstance(request, Choices) else answer))
-        metric.compute(**{name: [found[name] for found in judged] for name in metric.features}, per_sample=True)
+        columns = {name: [found[name] for found in judged] for name in metric.features}
+        figures = metric.compute(**columns, per_sample=True)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, AssertionError) as error:
         of = f"document {len(judged)} of {place}" if len(judged) < len(documents) else place
         raise BadInput(f"{task.name}: {of} cannot be judged: {' '.join(str(error).split())}.") from None
+    for name in task.main:
+        if f"{name}_stderr" not in figures:
+            raise BadInput(
+                f"{task.name}: its metric {task.metric} gives no {name}_stderr: a figure needs its standard error "
+                "beside it, or None."
+            )
 
 
 def _shots(draw: Random, pool: Sequence[Document], count: int, document: Document, task: Task) -> list[Document]:

@@ -1,16 +1,14 @@
 """A task's data: read by the real `datasets` from the loopback Hub, whole, limited, with shots and the commit."""
 
 import json
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hub_server.fixture import OWNER
 from hub_server.server import client_environment
 
-from yxanul.evaluation.runner import judge
+from yxanul.bad_input import BadInput
 from yxanul.evaluation.task import all_tasks, read_data
 
 CLIENT = """
@@ -48,19 +46,21 @@ def test_documents_and_shots_come_from_the_hub_and_the_commit_is_kept(loopback_h
     assert all(prompt.count("\n\nQuestion: ") == 5 for prompt in prompts)
 
 
-def test_the_task_of_the_docs_is_one(tmp_path):
-    page = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "TASKS" in block]
-    found = {}
-    exec(code, found)
-    (task,) = found["TASKS"]
-    file = tmp_path / "capitals.jsonl"
-    rows = [{"country": name, "capital": f"{name} City"} for name in ("Atlantis", "Utopia", "Laputa")]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = read_data(task, {"capitals": str(file), "capitals.shots": str(file)}, shots=1)
-    assert data.requests[0].text.endswith("\n\nThe capital of Atlantis is") and data.shots == 1
-    figures, samples = judge(task, data, [" Atlantis City", " Nowhere", " Laputa City "])
-    assert figures["exact_match"]["value"] == pytest.approx(2 / 3) and samples[1]["metrics"]["exact_match"] == 0
+def test_a_metric_without_a_standard_error_is_refused_before_the_work(public_rows, tmp_path, monkeypatch):
+    from yxanul.evaluation.metrics.gsm8k.gsm8k import Gsm8k
+
+    whole = Gsm8k._compute
+
+    def without(self, **inputs):
+        figures = whole(self, **inputs)
+        del figures["strict_match_stderr"]
+        return figures
+
+    monkeypatch.setattr(Gsm8k, "_compute", without)
+    file = tmp_path / "sums.jsonl"
+    file.write_text(json.dumps(public_rows["openai/gsm8k"]["test"][0]) + "\n")
+    with pytest.raises(BadInput, match="gsm8k: its metric gsm8k gives no strict_match_stderr"):
+        read_data(all_tasks()["gsm8k"], {"gsm8k": str(file)}, shots=0)
 
 
 @pytest.mark.parametrize("name", all_tasks())
