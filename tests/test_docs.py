@@ -1,8 +1,11 @@
 """What README and docs tell people to type works, in the order in which they read it."""
 
+import ast
+import json
 import pathlib
 import re
 import shlex
+import shutil
 
 import pytest
 
@@ -19,18 +22,58 @@ def blocks(page, language):
     return [block for found, block in zip(fences[::4], fences[1::4], strict=True) if found == language]
 
 
-PAGES = ["data", "training", "recipes", "continued-pretraining", "fine-tuning"]
+def files_of(page):
+    """Those that the page says to write: their name between backticks and a colon, then a block."""
+    return re.findall(r"^`([\w./-]+)`:\n\n```\w+\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+PAGES = ["data", "training", "recipes", "continued-pretraining", "fine-tuning", "own-text", "laptop"]
 PAGES = ["README.md", *(f"docs/{name}.md" for name in PAGES)]
+OWN_TEXT = ("training", "data", "fine-tuning", "evaluation", "precision", "health")
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for name, text in files_of(page):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "my-text").mkdir()
+    for name in OWN_TEXT:
+        (tmp_path / "my-text" / f"{name}.md").symlink_to(ROOT / f"docs/{name}.md")
+    run_commands(page)
+
+
+def run_commands(page):
     lines = "".join(blocks(page, "")).splitlines()
     commands = [line.partition("#")[0] for line in lines if re.match(r"(\.venv/bin/)?yxanul ", line)]
     assert len(commands) >= 2
     for command in commands:
         assert main(shlex.split(command)[1:]) == 0, command
+
+
+def test_the_preset_stage_metric_and_task_of_the_docs_work_together(tmp_path, monkeypatch):
+    """The page's files are put beside the package's own, and its commands run."""
+    import yxanul.evaluation.metrics as metrics
+    import yxanul.evaluation.tasks as tasks
+    from yxanul import catalog
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    for name, text in files_of("docs/extending.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "evaluation/metrics/first_letter/__init__.py").touch()
+    monkeypatch.setattr(catalog, "_presets", lambda: tmp_path / "presets")
+    for package, folder in ((metrics, "metrics"), (tasks, "tasks")):
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / "evaluation" / folder)])
+    (line,) = re.findall(r"the line `(.*?),` in `CLASSES`", (ROOT / "docs/extending.md").read_text())
+    name, class_name = ast.literal_eval(f"({line.replace(':', ',')})")
+    monkeypatch.setitem(metrics.CLASSES, name, class_name)
+    run_commands("docs/extending.md")
+    verdicts = json.loads((tmp_path / "runs/mine/gates.json").read_text())
+    assert {name: verdict["passed"] for name, verdict in verdicts.items()} == {"reasoning": True, "math": True}
+    results = json.loads((tmp_path / "results/mine/results.json").read_text())
+    assert results["tasks"]["capitals"]["n"] == 3
 
 
 def test_python_of_the_readme_runs(tmp_path, monkeypatch):
@@ -67,6 +110,16 @@ def test_the_plan_of_the_docs_is_one(tmp_path):
     for source in stages[0]["sources"]:
         source["tokens"] = 10**6  # as if the bins were not there yet
     assert Plan(read_stages(stages, tmp_path)).tokens >= 2_000_000
+
+
+def test_the_sums_of_the_systems_are_those_of_their_recipes(capsys):
+    sums = re.findall(r"^    together: .* for ([\w.-]+)$", (ROOT / "docs/systems.md").read_text(), re.MULTILINE)
+    page = (ROOT / "docs/systems.md").read_text()
+    assert len(sums) == 5
+    for model, recipe in zip(sums, ["yxanul-177m-24gb", *sums[1:]], strict=True):
+        assert main(["plan", recipe]) == 0
+        (line,) = re.findall(rf"^together: .* for {model}$", capsys.readouterr().out, re.MULTILINE)
+        assert f"    {line}\n" in page
 
 
 def test_every_link_between_pages_leads_somewhere():
