@@ -115,14 +115,3 @@ def test_the_front_door_knows_its_names_and_no_others():
     assert set(yxanul._HOMES) <= set(dir(yxanul))
     with pytest.raises(AttributeError, match="no attribute 'YxanulForPoetry'"):
         _ = yxanul.YxanulForPoetry
-
-
-def test_commands_of_the_readme_exist_in_the_makefile():
-    targets = {line.split(":")[0] for line in (ROOT / "Makefile").read_text().splitlines() if ":" in line}
-    used = {
-        line.strip().split()[1] for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("make ")
-    }
-    assert used and used <= targets
-    assert {
-        line.split()[1] for line in (ROOT / ".ci/run").read_text().splitlines() if line.startswith("make ")
-    } <= used
