@@ -131,6 +131,11 @@ def test_the_sums_of_the_systems_are_those_of_their_recipes(capsys):
 
 
 def test_every_link_between_pages_leads_somewhere():
-    for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]:
+        for target, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", page.read_text()):
+            place = page.parent / target if target else page
+            assert place.exists(), f"{page.name}: {target}"
+            if heading:
+                titles = re.findall(r"^#+ (.+)", place.read_text(), re.MULTILINE)
+                slugs = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+                assert heading in slugs, f"{page.name}: {target}#{heading}"
