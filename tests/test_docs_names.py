@@ -1,5 +1,6 @@
 """What README, CONTRIBUTING and docs name exists: verbs and flags, make's targets, settings, files, README's tree."""
 
+import configparser
 import contextlib
 import functools
 import io
@@ -78,6 +79,8 @@ def test_verbs_flags_and_settings_of_a_page_exist(page):
             text = help_of(verb, words[0])
         for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", " ".join(words)):
             assert re.search(rf"{flag}(?![\w-])", text), f"yxanul {verb} {flag}"
+        if verb in RUNS and words and re.fullmatch(r"[a-z][\w.-]*", words[0]) and not words[0].endswith(".yaml"):
+            assert (ROOT / "recipes" / f"{words[0]}.yaml").is_file(), f"yxanul {verb} {words[0]}"
         if verb in RUNS:
             for word in words:
                 if re.match(r"[a-z_]+[a-z_.\d]*=", word):
@@ -117,6 +120,15 @@ def test_settings_between_backticks_exist(page):
     for span in re.findall(r"`(\w+)(?:=|: )([\w.]+)`", page.read_text()):
         if span[0] in SETTINGS and span[1].islower():
             check_setting("=".join(span))
+
+
+@by_page
+def test_extras_exist(page):
+    """`pip install "yxanul[lora]"`."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    for names in re.findall(r"(?:yxanul|\.)\[([\w,]+)\]", "\n".join(line for line in code(page) if "pip" in line)):
+        assert set(names.split(",")) <= set(setup["options.extras_require"]), names
 
 
 @by_page
