@@ -1,7 +1,7 @@
 """The command line: `yxanul VERB ...`, `python -m yxanul VERB ...`, or `python CHECKOUT VERB ...` uninstalled.
 
 One table from verb to module; a verb's module is imported when it is called, so `--help` loads nothing heavy.
-Exit codes: 0 done, 2 bad input, 4 stopped by Ctrl-C.
+What all verbs share, such as exit codes: shell.py and docs/command-line.md.
 """
 
 if (
@@ -48,24 +48,35 @@ VERBS = {
         "yxanul.hub_export.push",
         "a model with its card, or data, to the Hub: checked, one commit, private at first",
     ),
+    "completion": ("yxanul.completion", "a script that completes verbs and flags in bash, zsh or fish"),
     "track": ("yxanul.training.track_command", "send a tracker (TensorBoard, W&B, trackio) what it missed of a run"),
 }
 HELP = ("-h", "--help")
+SHARED = """\
+`yxanul VERB --help` says more, with examples; `yxanul --version` prints the version.
+  --quiet      of every verb: figures, failures and what was asked for and is not had, and nothing else
+  --verbose    of every verb: also what libraries say, and where in the code bad input was met
+Figures go to standard output, everything else to standard error; a pipe gets no bars and no colours.
+Exit codes: 0 done, 2 bad input, 3 a gate failed, 4 stopped (training is saved, and the same command goes on),
+5 failed with everything saved."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in HELP:
+    words = [word for word in arguments if word not in ("--quiet", "--verbose")]
+    if not words or words[0] in HELP:
         print(_help())  # noqa: T201 - the command line speaks here
-        return 0 if arguments else 2
-    verb, *rest = arguments
+        return 0 if words else 2
+    verb, rest = words[0], list(arguments)
+    rest.remove(verb)
     if verb == "--version":
         from yxanul import __version__
 
         print(f"yxanul {__version__}")  # noqa: T201
         return 0
 
-    from yxanul.bad_input import exit_code, unknown_name
+    from yxanul.bad_input import unknown_name
+    from yxanul.shell import exit_code
 
     def run(words: list[str]) -> int:
         if verb not in VERBS:
@@ -82,7 +93,7 @@ def _help() -> str:
     verbs = "\n".join(f"  {verb:{width}}  {help_text}" for verb, (_, help_text) in VERBS.items())
     return (
         "usage: yxanul VERB ...\n\nSmall language models (100 to 600 M parameters), from text to the Hub.\n\n"
-        f"{verbs}\n\n`yxanul VERB --help` says more; `yxanul --version` prints the version."
+        f"{verbs}\n\n{SHARED}"
     )
 
 

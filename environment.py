@@ -10,17 +10,17 @@ Not here: how fast a recipe would train (`yxanul plan`), what a run was started 
 import argparse
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import shutil
-import sys
 import time
 import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from yxanul.bad_input import BadInput, unknown_name
+from yxanul.data.progress import answer_json, answer_table
+from yxanul.shell import command
 
 # What runs without a package do without. An extra of setup.cfg installs it: pip install "yxanul[extra]".
 OPTIONAL = {
@@ -51,6 +51,7 @@ PROGRAMS = {
 REQUIRED = ("torch", "transformers", "accelerate", "huggingface_hub", "tokenizers", "safetensors", "numpy")
 GIB = 2**30
 HUB_SECONDS = 3
+PRODUCTS = 20  # a sixth of a second of one core
 
 
 @dataclass(frozen=True)
@@ -62,29 +63,30 @@ class Finding:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="yxanul env",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--need", default="", metavar="NAME,NAME", help="exit code 2 unless these are here")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args(arguments)
-    needed = [name for name in options.need.split(",") if name]
+    options = parser().parse_args(arguments)
+    needed = [] if options.need is None else [name.strip() for name in options.need.split(",")]
+    if "" in needed:
+        raise BadInput(f"--need {options.need!r} holds an empty name: write names, such as gpu,te.")
     findings = look()
     known = {finding.name: finding for finding in findings}
     for name in needed:
         if name not in known:
             raise unknown_name("thing to need", name, known)
     if options.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))  # noqa: T201 - the command's output
+        answer_json([asdict(finding) for finding in findings])
     else:
         _print(findings)
     missing = [known[name] for name in needed if not known[name].is_here]
     if missing:
         raise BadInput("; ".join(f"needed, and not here: {finding.name} ({finding.text})" for finding in missing))
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = command("env", __doc__)
+    parser.add_argument("--need", metavar="NAME,NAME", help="exit code 2 unless these are here")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
 
 
 def look() -> list[Finding]:
@@ -133,10 +135,9 @@ def _seconds_of_products(count: int) -> tuple[float, float]:
 
     torch.set_num_threads(count)
     left, right = torch.randn(256, 768), torch.randn(768, 2048)
-    for _ in range(10):
-        left @ right
+    left @ right
     wall, cpu = time.perf_counter(), time.process_time()
-    for _ in range(60):
+    for _ in range(PRODUCTS):
         left @ right
     return time.perf_counter() - wall, time.process_time() - cpu
 
@@ -171,16 +172,15 @@ def _gpu() -> list[Finding]:
 def _ways_to_train() -> list[Finding]:
     import torch
 
-    from yxanul.training.attention import FLASH
     from yxanul.training.compilation import why_not_compile
-    from yxanul.training.training_arguments import NEEDED_BY_FP8
+    from yxanul.training.device import NEEDED_BY_FP8
 
     on_gpu = torch.cuda.is_available()
     capability = torch.cuda.get_device_capability() if on_gpu else (0, 0)
     bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     fp8 = capability >= NEEDED_BY_FP8
     needed = ".".join(map(str, NEEDED_BY_FP8))
-    flash = [name for name, (is_installed, least) in FLASH.items() if is_installed() and capability >= least]
+    flash = _flash(capability) if on_gpu else []
     no_compile = why_not_compile(on_gpu)
     return [
         Finding("ways to train", "bf16", bf16, "precision=auto takes it" if bf16 else "precision=auto takes fp32"),
@@ -198,6 +198,12 @@ def _ways_to_train() -> list[Finding]:
         ),
         Finding("ways to train", "compile", not no_compile, no_compile or "compile=layers or model"),
     ]
+
+
+def _flash(capability: tuple[int, int]) -> list[str]:
+    from yxanul.training.attention import FLASH  # with all of transformers: seconds
+
+    return [name for name, (is_installed, least) in FLASH.items() if is_installed() and capability >= least]
 
 
 def _sandbox() -> Finding:
@@ -236,7 +242,6 @@ def _hub() -> Finding:
 
 
 def _print(findings: list[Finding]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -247,4 +252,4 @@ def _print(findings: list[Finding]) -> None:
             table.add_row(f"[bold]{group}[/bold]")
         mark = "[green]+[/green]" if finding.is_here else "[yellow]-[/yellow]"
         table.add_row(f"  {mark} {finding.name}", escape(finding.text))
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+    answer_table(table)

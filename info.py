@@ -1,11 +1,14 @@
 """`yxanul info PRESET_OR_FOLDER [key=value ...]`: what a model is made of, counted on the built model.
 
-`--all` lists every preset in a line, `--json` prints the same for programs. The model is built without memory (on the
-meta device). Not here: how fast it trains.
+    yxanul info tiny
+    yxanul info yxanul-177m num_hidden_layers=24 --length 4096
+    yxanul info --all --json
+    yxanul info runs/demo/final
+
+The model is built without memory (on the meta device). Not here: how fast it trains.
 """
 
 import argparse
-import json
 from typing import Any
 
 from yxanul.catalog import (
@@ -16,34 +19,45 @@ from yxanul.catalog import (
     preset_names,
     training_flops_per_token,
 )
+from yxanul.data.progress import answer, answer_json, answer_table
+from yxanul.shell import command
 from yxanul.strict_yaml import parse_assignments
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="yxanul info", description=__doc__, allow_abbrev=False)
-    parser.add_argument("model", nargs="?", help="a preset's name, or a folder with a config.json")
-    parser.add_argument("changes", nargs="*", metavar="key=value", help="fields of the config to change first")
-    parser.add_argument("--all", action="store_true", help="every preset")
-    parser.add_argument("--length", type=int, help="tokens in a row, for the FLOPs (default: the model's context)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args(arguments)
-    if options.all and options.model and "=" in options.model:
-        options.model, options.changes = None, [options.model, *options.changes]
-    if options.all == bool(options.model):
-        parser.error("name one model, or give --all")
-    if options.length is not None and options.length < 1:
-        parser.error(f"--length {options.length} must be at least 1")
-
+    options = _parsed(arguments)
     names = preset_names() if options.all else [options.model]
     changes = parse_assignments(options.changes)
     facts = [describe(load_shape(name, changes), options.length) for name in names]
     if options.json:
-        print(json.dumps(facts if options.all else facts[0], indent=2))  # noqa: T201 - the command's output
+        answer_json(facts if options.all else facts[0])
     elif options.all:
         _print_all(facts)
     else:
         _print_one(facts[0])
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = command("info", __doc__)
+    parser.add_argument("model", nargs="?", help="a preset's name, or a folder with a config.json")
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="fields of the config to change first")
+    parser.add_argument("--all", action="store_true", help="every preset")
+    parser.add_argument("--length", type=int, help="tokens in a row, for the FLOPs (default: the model's context)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    known = parser()
+    options = known.parse_args(arguments)
+    if options.all and options.model and "=" in options.model:
+        options.model, options.changes = None, [options.model, *options.changes]
+    if options.all == bool(options.model):
+        known.error("name one model, or give --all")
+    if options.length is not None and options.length < 1:
+        known.error(f"--length {options.length} must be at least 1")
+    return options
 
 
 def describe(shape: Shape, length: int | None = None) -> dict[str, Any]:
@@ -85,12 +99,9 @@ def _with_other_tying(config: Any) -> Any:
 
 
 def _print_one(facts: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
-    console.print(f"[bold]{escape(facts['name'])}[/bold]  {escape(facts['about'])}", soft_wrap=True)
+    answer(f"{facts['name']}  {facts['about']}")
     table = Table("component", box=None)
     for column in ("parameters", "share"):
         table.add_column(column, justify="right")
@@ -98,24 +109,22 @@ def _print_one(facts: dict[str, Any]) -> None:
         tied = component == "head" and facts["tied"]
         table.add_row(component, "tied" if tied else f"{count:,}", f"{count / facts['parameters']:.1%}")
     table.add_row("[bold]total[/bold]", f"[bold]{facts['parameters']:,}[/bold]", "")
-    console.print(table)
+    answer_table(table)
     if facts["claimed_parameters"] is not None:
-        console.print(f"its source claims {facts['claimed_parameters']:,}: difference {facts['difference']:+,}")
+        answer(f"its source claims {facts['claimed_parameters']:,}: difference {facts['difference']:+,}")
     tying = "untied" if facts["tied"] else "tied"
-    console.print(f"with the head {tying}: {facts['parameters_with_other_tying']:,}")
+    answer(f"with the head {tying}: {facts['parameters_with_other_tying']:,}")
     sizes = "   ".join(f"{name} {_megabytes(size)}" for name, size in facts["bytes"].items())
-    console.print(f"weights: {sizes} without its scales")
+    answer(f"weights: {sizes} without its scales")
     shares = ", ".join(f"{part} {share:.0%}" for part, share in facts["flops_share"].items())
-    console.print(
+    answer(
         f"training at length {facts['length']:,}: {facts['training_flops_per_token'] / 1e6:,.0f} MFLOP per token "
-        f"({shares}); a forward pass alone is a third",
-        soft_wrap=True,
+        f"({shares}); a forward pass alone is a third"
     )
-    console.print(f"key/value cache: {facts['cache_bytes_per_token_bf16']:,} bytes per token in bf16")
+    answer(f"key/value cache: {facts['cache_bytes_per_token_bf16']:,} bytes per token in bf16")
 
 
 def _print_all(all_facts: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("preset", box=None)
@@ -138,9 +147,7 @@ def _print_all(all_facts: list[dict[str, Any]]) -> None:
             f"{facts['flops_share']['attention']:.0%}",
             f"{facts['cache_bytes_per_token_bf16']:,} B",
         )
-    console = Console(highlight=False)
-    # in a pipe the console is 80 wide and would fold the numbers
-    Console(highlight=False, width=max(console.width, 140)).print(table)
+    answer_table(table, least=140)
 
 
 def _megabytes(size: int) -> str:

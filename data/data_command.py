@@ -1,13 +1,15 @@
 """`yxanul data prepare|info|verify|show|publish`: text becomes token bins; look at them, check them, copy them.
 
     yxanul data prepare --source notes/ --source hf:owner/name --tokenizer gpt2 --out bins/notes --held-out 0.01
-    yxanul data info bins/notes         yxanul data show bins/notes/train 3
+    yxanul data info bins/notes
+    yxanul data verify bins/notes --json
+    yxanul data show bins/notes/train 3
+    yxanul data publish bins/notes/train s3://bucket/notes
 
 Not here: the work (prepare.py), how sources are written (sources.py), training tokenizers (`yxanul tokenizer`).
 """
 
 import argparse
-import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -18,17 +20,24 @@ from yxanul.bad_input import BadInput
 from yxanul.data.bins import BEGINS, LEARNT, TokenBin, find_bins, open_bin, verify_bin
 from yxanul.data.conversation_bins import LEARN
 from yxanul.data.prepare import prepare
-from yxanul.data.progress import answer
+from yxanul.data.progress import answer, answer_json
 from yxanul.data.remote import publish
 from yxanul.data.tokenizers import Tokenizer, load_tokenizer
+from yxanul.shell import command, subcommand
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="yxanul data", description=__doc__.partition("\n")[0], allow_abbrev=False)
+    options = vars(parser().parse_args(arguments))
+    options.pop("function")(**options)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = command("data", __doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def add(verb: str, function: Callable[..., None], about: str) -> Callable[..., Any]:
-        own = verbs.add_parser(verb, help=about, description=about, allow_abbrev=False)
+        own = subcommand(verbs, "data", verb, about, __doc__)
         own.set_defaults(function=function)
         return own.add_argument
 
@@ -45,27 +54,28 @@ def main(arguments: list[str]) -> int:
     argument("--workers", type=int, default=usable_cores(), help="processes (default: all cores)")
     argument("--min-tokens", type=int, default=0, help="drop shorter documents")
     argument("--decontaminate", default=[], help="evaluation texts; again", **source)
+    json_flag: dict[str, Any] = {"dest": "as_json", "action": "store_true"}
+    argument("--json", help="print the manifests", **json_flag)
     argument("--strict", action="store_true", help="stop at the first document that cannot be decoded")
 
     argument = add("info", _info, "what is in a bin")
     argument("folder", help="a bin, or what `data prepare` wrote")
-    argument("--json", dest="as_json", action="store_true", help="print the manifests")
+    argument("--json", help="print the manifests", **json_flag)
 
     argument = add("verify", _verify, "compare every file of a bin with its sha256")
     argument("folder", help="a bin, or what `data prepare` wrote")
+    argument("--json", help="print JSON", **json_flag)
 
     argument = add("show", _show, "decode a document, or a row of a packed bin")
     argument("folder", help="one bin")
     argument("number", type=int, help="of the document, or of the row of a packed bin, from 0")
     argument("--tokenizer", help="where the tokenizer is now (default: where it was)")
+    argument("--json", help="print JSON", **json_flag)
 
     argument = add("publish", _publish, "copy a bin to a URL")
     argument("folder", help="one bin")
     argument("url", help="where it goes: s3://..., gs://..., anything that fsspec knows")
-
-    options = vars(parser.parse_args(arguments))
-    options.pop("function")(**options)
-    return 0
+    return parser
 
 
 def usable_cores() -> int:
@@ -76,9 +86,12 @@ def usable_cores() -> int:
         return os.cpu_count() or 1
 
 
-def _prepare(out: str, **settings: Any) -> None:
+def _prepare(out: str, as_json: bool, **settings: Any) -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # --workers are the parallelism
     manifests = prepare(out=out, **settings)
+    if as_json:
+        answer_json(manifests)
+        return
     for name, manifest in manifests.items():
         answer(f"{out}/{name}: {_summary(manifest)}")
         if not manifest["documents"]:
@@ -90,7 +103,7 @@ def _prepare(out: str, **settings: Any) -> None:
 def _info(folder: str, as_json: bool) -> None:
     manifests = {str(found): open_bin(found).manifest for found in find_bins(folder)}
     if as_json:
-        answer(json.dumps(manifests, indent=2))
+        answer_json(manifests)
         return
     for name, manifest in manifests.items():
         maker = manifest["tokenizer"]
@@ -122,12 +135,17 @@ def _summary(manifest: dict[str, Any]) -> str:
     )
 
 
-def _verify(folder: str) -> None:
+def _verify(folder: str, as_json: bool) -> None:
+    verified = {}
     for found in find_bins(folder):
-        answer(f"{found}: {verify_bin(found):,} bytes, every sha256 as its manifest says")
+        verified[str(found)] = size = verify_bin(found)
+        if not as_json:
+            answer(f"{found}: {size:,} bytes, every sha256 as its manifest says")
+    if as_json:
+        answer_json({name: {"bytes": size} for name, size in verified.items()})
 
 
-def _show(folder: str, number: int, tokenizer: str | None) -> None:
+def _show(folder: str, number: int, tokenizer: str | None, as_json: bool) -> None:
     maker = open_bin(folder).manifest["tokenizer"]["name"]
     try:
         loaded = load_tokenizer(tokenizer or maker)
@@ -140,7 +158,8 @@ def _show(folder: str, number: int, tokenizer: str | None) -> None:
         show = show_conversations if token_bin.is_conversations else show
     if not 0 <= number < count:
         raise BadInput(f"{folder} has {count:,} {what}, numbered from 0: there is no {number}.")
-    answer(show(token_bin, number, loaded))
+    text = show(token_bin, number, loaded)
+    answer_json({"bin": folder, "number": number, what: count, "text": text}) if as_json else answer(text)
 
 
 def _publish(folder: str, url: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from yxanul.bad_input import BadInput
 from yxanul.data.columns import Columns, kind_of
 from yxanul.data.documents import Finding
+from yxanul.data.hub_reach import offline_where_no_hub_is
 
 
 class HubSplit(NamedTuple):
@@ -44,6 +45,7 @@ class HubShard:
 
 def open_split(name: str, config: str | None, split: str, revision: str | None) -> HubSplit:
     """Asks the Hub which commit the revision is."""
+    offline_where_no_hub_is()
     _datasets()
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError

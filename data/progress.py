@@ -1,23 +1,51 @@
-"""How far a long command is: a bar on a terminal, one line a minute elsewhere, so that a log stays readable.
+"""How a command speaks: what was asked for on standard output, everything else on standard error, or not (--quiet).
 
-Everything goes to standard error. No threads: it shows itself when it is told something. Not here: training's console.
+How far a long one is: a bar on a terminal, one line a minute elsewhere, so that a log stays readable. No threads: it
+shows itself when it is told something. Not here: training's console.
 """
 
+import io
+import json
 import sys
 import time
 from typing import Any
+
+from yxanul.shell import is_quiet
 
 SECONDS_BETWEEN_LINES = 60.0
 SECONDS_BETWEEN_FRAMES = 0.2
 
 
 def say(line: str) -> None:
+    if not is_quiet():
+        insist(line)
+
+
+def insist(line: str) -> None:
+    """Also with --quiet: what failed, or was asked for and is not had."""
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - the command line speaks here
 
 
 def answer(line: str) -> None:
     """What was asked for, on standard output."""
     print(line)  # noqa: T201 - and here
+
+
+def answer_json(facts: Any) -> None:
+    answer(json.dumps(facts, indent=2))
+
+
+def answer_table(table: Any, least: int = 0) -> None:
+    """On a terminal as wide as that is, or `least`; a pipe has no edge to cut, fold or pad at."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        Console(highlight=False, width=max(console.width, least)).print(table)
+        return
+    text = io.StringIO()
+    Console(file=text, highlight=False, width=10_000).print(table)
+    answer("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
 
 
 class Progress:
@@ -31,7 +59,7 @@ class Progress:
         self._bar: Any = None
 
     def __enter__(self) -> "Progress":
-        if self._stream.isatty():
+        if self._stream.isatty() and not is_quiet():
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bar
@@ -66,7 +94,7 @@ class Progress:
         self._shown_at = time.monotonic()
         if self._bar:
             self._bar.update(self._bar_task, description=self._line(), completed=self._done, refresh=True)
-        else:
+        elif not is_quiet():
             print(self._line(), file=self._stream, flush=True)  # noqa: T201 - and here
 
     def _line(self) -> str:

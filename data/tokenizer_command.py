@@ -8,7 +8,6 @@ figure that compares models of two vocabularies; fewer tokens are not better by 
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,22 +18,32 @@ from typing import Any
 from yxanul.bad_input import BadInput
 from yxanul.data.documents import Document, check_share, is_held_out
 from yxanul.data.grouping import grouped
-from yxanul.data.progress import answer
+from yxanul.data.progress import answer, answer_json, say
 from yxanul.data.sources import open_source
 from yxanul.data.tokenizers import Tokenizer, check_free, gguf_pre_tokenizer, load_tokenizer, save_tokenizer
 from yxanul.data.train_tokenizer import check_sizes, default_transition, train_bpe, train_superbpe
+from yxanul.shell import command, subcommand
 
 DEFAULT_DIGITS = {"bpe": "single", "superbpe": "groups"}
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="yxanul tokenizer", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    options = parser().parse_args(arguments)
+    check_share(options.held_out)
+    if options.action == "train":
+        train(options)
+    else:
+        compare(options)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = command("tokenizer", __doc__)
     actions = parser.add_subparsers(dest="action", required=True)
     source: dict[str, Any] = {"required": True, "action": "append", "help": "text, as `data prepare` takes it; again"}
     held_out: dict[str, Any] = {"type": float, "default": 0.0, "metavar": "SHARE"}
 
-    argument = actions.add_parser("train", help="train and save a tokenizer", allow_abbrev=False).add_argument
+    argument = subcommand(actions, "tokenizer", "train", "train and save a tokenizer", __doc__).add_argument
     argument("--kind", required=True, choices=sorted(DEFAULT_DIGITS))
     argument("--vocabulary", required=True, type=int, metavar="N", help="tokens, special ones included")
     argument("--transition", type=int, metavar="T", help="superbpe: tokens that are words (default 0.4 N)")
@@ -44,21 +53,15 @@ def main(arguments: list[str]) -> int:
     argument("--limit-bytes", type=int, metavar="N", help="train on the first N bytes, the same of each source")
     argument("--held-out", help="leave out what `data prepare` holds out", **held_out)
     argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
+    argument("--json", action="store_true", help="print JSON")
 
     about = "bytes and characters per token, time"
-    argument = actions.add_parser("compare", help=about, allow_abbrev=False).add_argument
+    argument = subcommand(actions, "tokenizer", "compare", about, __doc__).add_argument
     argument("tokenizers", nargs="+", metavar="TOKENIZER", help="a folder, a tokenizer.json, a Hub name")
     argument("--source", **source)
     argument("--held-out", help="only what `data prepare` holds out", **held_out)
     argument("--json", action="store_true", help="print JSON")
-
-    options = parser.parse_args(arguments)
-    check_share(options.held_out)
-    if options.action == "train":
-        train(options)
-    else:
-        compare(options)
-    return 0
+    return parser
 
 
 def train(options: argparse.Namespace) -> None:
@@ -72,14 +75,25 @@ def train(options: argparse.Namespace) -> None:
 
     texts = read_texts(options.source, options.limit_bytes, options.held_out)
     size = sum(len(text.encode()) for text in texts)
-    answer(f"{options.kind} of {options.vocabulary:,} tokens on {len(texts):,} different documents, {size:,} bytes")
+    say(f"{options.kind} of {options.vocabulary:,} tokens on {len(texts):,} different documents, {size:,} bytes")
     began = time.process_time()
     make: Callable[..., Any] = train_superbpe if options.kind == "superbpe" else train_bpe
     save_tokenizer(make(texts, *sizes, digits=options.digits or DEFAULT_DIGITS[options.kind]), options.out)
     tokenizer = load_tokenizer(options.out)
+    facts = {
+        "folder": str(options.out),
+        "documents": len(texts),
+        "bytes": size,
+        "pre_tokenizer": gguf_pre_tokenizer(tokenizer),
+        "fingerprint": tokenizer.fingerprint,
+        "cpu_seconds": time.process_time() - began,
+    }
+    if options.json:
+        answer_json(facts)
+        return
     answer(
-        f"{options.out}: pre-tokenizer {gguf_pre_tokenizer(tokenizer)} in GGUF, fingerprint "
-        f"{tokenizer.fingerprint[:12]}, {time.process_time() - began:.1f} CPU s"
+        f"{options.out}: pre-tokenizer {facts['pre_tokenizer']} in GGUF, fingerprint {tokenizer.fingerprint[:12]}, "
+        f"{facts['cpu_seconds']:.1f} CPU s"
     )
 
 
@@ -87,7 +101,7 @@ def compare(options: argparse.Namespace) -> None:
     tokenizers = [load_tokenizer(name) for name in options.tokenizers]
     sources = [measure(tokenizers, spec, options.held_out) for spec in options.source]
     if options.json:
-        answer(json.dumps(sources, indent=2))
+        answer_json(sources)
         return
     for facts in sources:
         _print_source(facts)

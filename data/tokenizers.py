@@ -17,6 +17,7 @@ from typing import Any
 import tokenizers
 
 from yxanul.bad_input import BadInput
+from yxanul.data.hub_reach import offline_where_no_hub_is
 from yxanul.data.whole_files import whole_folder
 
 END_OF_TEXT, PADDING = "<|endoftext|>", "<|pad|>"
@@ -169,6 +170,8 @@ def _download(name: str) -> dict[str, Path]:
     """From the Hub or its cache. The address and the access token are huggingface_hub's affair."""
     from huggingface_hub import errors as hub
     from huggingface_hub import hf_hub_download
+
+    offline_where_no_hub_is()
 
     def fetch(file: str) -> Path:
         return Path(hf_hub_download(name, file))

@@ -20,18 +20,13 @@ from typing import Any
 
 from yxanul.bad_input import BadInput
 from yxanul.data.progress import say
+from yxanul.shell import command
 
 Message = dict[str, str]
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="yxanul chat", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("model", help="a folder, or a name on the Hub")
-    parser.add_argument("--system", default="", metavar="TEXT", help="the system prompt")
-    parser.add_argument("--int8", action="store_true", help="our models on a CPU: weights in int8, faster and coarser")
-    add_sampling(parser)
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     # Threads that spin while they wait for each other's next small product take the time of those that work
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -50,6 +45,15 @@ def main(arguments: list[str]) -> int:
     return talk(chat, iter(lambda: input("> "), None) if at_terminal else sys.stdin)
 
 
+def parser() -> argparse.ArgumentParser:
+    parser = command("chat", __doc__)
+    parser.add_argument("model", help="a folder, or a name on the Hub")
+    parser.add_argument("--system", default="", metavar="TEXT", help="the system prompt")
+    parser.add_argument("--int8", action="store_true", help="our models on a CPU: weights in int8, faster and coarser")
+    add_sampling(parser)
+    return parser
+
+
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     argument = parser.add_argument
     argument("--new-tokens", type=int, default=256, metavar="N", help="of an answer, at most (default: 256)")
@@ -62,12 +66,14 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def sampling(options: argparse.Namespace) -> dict[str, Any]:
     """As `generate` takes it; seeds torch."""
-    given = options.new_tokens, options.top_k, options.temperature, options.top_p
-    if given[0] < 1 or given[1] < 1 or not 0 <= given[2] < math.inf or not 0 < given[3] <= 1:
-        raise BadInput(
-            "--new-tokens {} and --top-k {} must be at least 1, --temperature {} at least 0, --top-p {} above 0 and "
-            "at most 1.".format(*given)
-        )
+    for name, fits, limits in (
+        ("new_tokens", options.new_tokens >= 1, "at least 1"),
+        ("top_k", options.top_k >= 1, "at least 1"),
+        ("temperature", 0 <= options.temperature < math.inf, "at least 0"),
+        ("top_p", 0 < options.top_p <= 1, "above 0 and at most 1"),
+    ):
+        if not fits:
+            raise BadInput(f"--{name.replace('_', '-')} {getattr(options, name)} must be {limits}.")
     import torch
 
     torch.manual_seed(options.seed)
@@ -98,8 +104,11 @@ def talk(chat: "Chat", lines: Iterable[str]) -> int:
                 say("The conversation begins anew.")
             elif word == "/save" and rest:
                 try:
-                    Path(rest).write_text(json.dumps(chat.saved(), ensure_ascii=False) + "\n", encoding="utf-8")
+                    with Path(rest).open("x", encoding="utf-8") as file:
+                        file.write(json.dumps(chat.saved(), ensure_ascii=False) + "\n")
                     say(f"{rest}: {len(chat.messages)} messages.")
+                except FileExistsError:
+                    say(f"not saved: {rest} is there already; name another file.")
                 except OSError as error:
                     say(f"not saved: {error}")
             elif word.startswith("/"):

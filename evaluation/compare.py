@@ -1,6 +1,7 @@
 """`yxanul compare A B ...`: is one model better than another on the same samples, and which samples changed?
 
-    yxanul compare runs/a/evaluation runs/b/evaluation --html compare.html
+    yxanul compare results/a results/b
+    yxanul compare results/a results/b results/c --html compare.html --json
 
 A, B ... are folders of `yxanul evaluate`; each is compared with the first, sample by sample, with 95 % intervals: a
 paired bootstrap of the mean difference; for right or wrong the adjusted Wald interval of Agresti and Min (2005) and
@@ -11,14 +12,15 @@ import argparse
 import itertools
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from yxanul.bad_input import BadInput
-from yxanul.data.progress import answer, say
+from yxanul.data.progress import answer, answer_json, answer_table, insist, say
+from yxanul.shell import command
 
 RESAMPLINGS = 4_000
 NORMAL = 1.959964  # 95 % of a normal distribution lie within
@@ -75,11 +77,7 @@ class Pair:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="yxanul compare", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="a folder of `yxanul evaluate`")
-    parser.add_argument("--html", type=Path, default=Path("compare.html"), metavar="FILE", help="the page to write")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     options.results = list(dict.fromkeys(options.results))
     if len(options.results) < 2:
         raise BadInput("compare needs two different results or more: name another folder of `yxanul evaluate`.")
@@ -89,11 +87,22 @@ def main(arguments: list[str]) -> int:
     from yxanul.evaluation.compare_page import page
 
     options.html.write_text(page(results, pairs, refusals), encoding="utf-8")
-    show(results[0], pairs)
+    if options.json:
+        answer_json({"first": str(results[0].folder), "differences": as_rows(pairs), "not_compared": refusals})
+    else:
+        show(results[0], pairs)
     for sentence in refusals:
-        say(f"not compared: {sentence}.")
+        insist(f"not compared: {sentence}.")
     say(f"{options.html}: the same with a chart and the samples that changed.")
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = command("compare", __doc__)
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="a folder of `yxanul evaluate`")
+    parser.add_argument("--html", type=Path, default=Path("compare.html"), metavar="FILE", help="the page to write")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
 
 
 def read_result(folder: Path, label: str) -> Result:
@@ -252,12 +261,20 @@ def signed(value: float) -> str:
     return ("+" if value > 0 else "") + figure(value)
 
 
+def as_rows(pairs: list[Pair]) -> list[dict[str, Any]]:
+    """For programs: the figures of the table."""
+    return [
+        {"task": pair.task, "other": str(pair.other.folder), "notes": pair.notes}
+        | asdict(each)
+        | {"difference": each.value, "verdict": each.verdict}
+        for pair in pairs
+        for each in pair.differences
+    ]
+
+
 def show(first: Result, pairs: list[Pair]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
-    console = Console(highlight=False, width=max(console.width, 120))
     for label in dict.fromkeys(pair.other.label for pair in pairs):
         table = Table("task", "metric", title=f"{label} against {first.label}", title_justify="left", box=None)
         for column in ("n", "first", "other", "difference", "95 % interval", "gained/lost", "McNemar p", "verdict"):
@@ -269,7 +286,7 @@ def show(first: Result, pairs: list[Pair]) -> None:
                 bounds = f"{signed(each.low)} to {signed(each.high)}"
                 shown = (figure(each.first), figure(each.other), signed(each.value), bounds, *counts)
                 table.add_row(pair.task, each.metric, f"{each.n:,}", *shown, each.verdict)
-        console.print(table)
+        answer_table(table, least=120)
         for pair in mine:
             for note in pair.notes:
                 answer(f"{pair.task}: {note}.")

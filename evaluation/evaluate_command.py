@@ -15,24 +15,20 @@ import argparse
 import fnmatch
 import importlib
 import json
-import os
 import shlex
-import socket
-import threading
 import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from yxanul.bad_input import BadInput
-from yxanul.data.progress import say
+from yxanul.data.hub_reach import offline_where_no_hub_is
+from yxanul.data.progress import answer_json, answer_table, insist, say
 from yxanul.data.whole_files import check_folder
+from yxanul.shell import command
 
 IMAGE = "python:3.12-slim"  # of --sandbox container
-REACHING = 5.0  # seconds, within which the Hub answers or is not there
 PROTOCOL = "lm-eval 0.4.13"
 
 
@@ -43,7 +39,7 @@ def main(arguments: list[str]) -> int:
     model = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
     is_local = Path(options.model).is_dir() and (options.data or all(name.startswith("builtin_") for name in names))
     if not is_local:
-        _offline_where_no_hub_is()
+        offline_where_no_hub_is()
     if options.harness:
         if options.data or options.allow_code_execution:
             raise BadInput("--harness takes neither --data nor --allow-code-execution: its tasks are lm-eval's own.")
@@ -82,7 +78,11 @@ def main(arguments: list[str]) -> int:
 
     state = processes()
     if state.is_main_process:
-        show(results, names)
+        if options.json:
+            answer_json(results | {"tasks": {name: results["tasks"][name] for name in names}})
+        else:
+            show(results, names)
+        tell(results, names)
         say(f"{out}: results.json, and samples-TASK.jsonl with every prompt and output.")
     if state.num_processes > 1:
         state.destroy_process_group()
@@ -91,9 +91,8 @@ def main(arguments: list[str]) -> int:
     return 0 if any(results["tasks"][name]["status"] == "done" for name in names) else 2
 
 
-def _parsed(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="yxanul evaluate", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+def parser() -> argparse.ArgumentParser:
+    parser = command("evaluate", __doc__)
     argument = parser.add_argument
     argument("model", help="a folder, or a name on the Hub")
     argument("--tasks", required=True, metavar="A,B", help="names, or patterns such as 'builtin_*'")
@@ -112,8 +111,13 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     argument("--trust-remote-code", action="store_true", help="run code that the model's repository brings")
     argument("--allow-code-execution", action="store_true", help="run generated programs, in the sandbox")
     argument("--sandbox", choices=("process", "container"), default="process", help="where generated programs run")
+    argument("--json", action="store_true", help="print what results.json holds of these tasks")
     argument("--harness", action="store_true", help="the tasks are lm-eval's own, scored by this package")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    options = parser().parse_args(arguments)
     for name, least in (("limit", 1), ("shots", 0), ("batch_size", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
@@ -158,25 +162,6 @@ def _sandbox(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
             raise BadInput(str(error)) from None
         return {"refused": str(error)}
     return {"run_program": partial(sandbox.run_program, timeout=3.0, **place)}  # seconds, as code_eval's
-
-
-def _offline_where_no_hub_is() -> None:
-    """Told so, its libraries do not try again and again; they read this when they are imported."""
-    if "HF_HUB_OFFLINE" in os.environ or getproxies():
-        return
-    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    place, reached = urlsplit(endpoint), threading.Event()
-
-    def reach() -> None:
-        with suppress(OSError), socket.create_connection((place.hostname, place.port or 443), REACHING):
-            reached.set()
-
-    thread = threading.Thread(target=reach, daemon=True)  # a resolver may take longer
-    thread.start()
-    thread.join(REACHING)
-    if not reached.is_set():
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        say(f"{endpoint} cannot be reached, so models and data sets must be on this machine.")
 
 
 def tasks_before(out: Path, model: str, asked: str | None = None) -> dict[str, Any]:
@@ -226,7 +211,6 @@ def begun(subject: Any, arguments: list[str], before: dict[str, Any]) -> dict[st
 
 
 def show(results: dict[str, Any], names: list[str]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("task", "metric", box=None)
@@ -244,12 +228,15 @@ def show(results: dict[str, Any], names: list[str]) -> None:
             chance = f"{entry['chance'][metric]:.2f}" if metric in entry.get("chance", {}) else "-"
             table.add_row(name, metric, f"{found['value']:.4f}", error, f"{entry['n']:,}", chance, claims or "-")
             claims = ""
-    console = Console(highlight=False)
-    Console(highlight=False, width=max(console.width, 120)).print(table)
+    answer_table(table, least=120)
+
+
+def tell(results: dict[str, Any], names: list[str]) -> None:
+    """What no figure says."""
     for name in names:
         entry = results["tasks"][name]
         if entry["status"] != "done":
-            say(f"{name} was not run: {entry['reason'].rstrip('.')}.")
+            insist(f"{name} was not run: {entry['reason'].rstrip('.')}.")
         elif entry["boundary"] == "apart":
             say(f"{name}: tokens cross spaces, so context and continuation were encoded apart, not as lm-eval does.")
         if entry.get("cut"):

@@ -17,6 +17,7 @@ from typing import Any
 from yxanul.bad_input import BadInput
 from yxanul.data.progress import say
 from yxanul.evaluation.chat import add_sampling, in_template, sampling
+from yxanul.shell import command
 
 Row = dict[str, Any]
 
@@ -55,9 +56,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _parsed(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="yxanul generate", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+def parser() -> argparse.ArgumentParser:
+    parser = command("generate", __doc__)
     parser.add_argument("model", help="a folder, or a name on the Hub")
     parser.add_argument("--input", required=True, type=Path, metavar="FILE", help=".jsonl, or text: a prompt a line")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=".jsonl or .txt")
@@ -65,7 +65,11 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--plain", action="store_true", help="go on with each text, without the chat template")
     parser.add_argument("--batch-size", type=int, metavar="N", help="rows of a batch (default: 16 on a CPU, else 128)")
     add_sampling(parser)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    options = parser().parse_args(arguments)
     if options.batch_size is not None and options.batch_size < 1:
         raise BadInput(f"--batch-size {options.batch_size} must be at least 1.")
     return options

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from yxanul.bad_input import BadInput
+from yxanul.data.hub_reach import offline_where_no_hub_is
 
 LONGEST_BY_DEFAULT = 2048  # lm-eval's, where neither config nor tokenizer says
 UNSAID = 10**18  # transformers writes 10**30 for "no limit"
@@ -112,6 +113,8 @@ def load(name: str, *, revision: str | None = None, trust_remote_code: bool = Fa
     if not Path(name, "config.json").exists() and Path(name, "final").is_dir():
         raise BadInput(f"{name} is a run, and the model is in its final/: give {Path(name, 'final')}.")
     yxanul.register()
+    if not Path(name).is_dir():
+        offline_where_no_hub_is()
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from yxanul.bad_input import BadInput, unknown_name
-from yxanul.data.progress import answer, say
+from yxanul.data.progress import answer, insist, say
 from yxanul.data.tokenizers import check_free
 from yxanul.data.whole_files import check_folder
 from yxanul.run_folder import DONE, FAILED
+from yxanul.shell import command
 
 # Each has TYPES, DEFAULT (some of them), NEEDS (package to extra), check(source, types), write(source, folder, types)
 TARGETS = {
@@ -38,7 +39,7 @@ TARGETS = {
 
 
 def main(arguments: list[str]) -> int:
-    options = _parsed(arguments)
+    options = parser().parse_args(arguments)
     targets = options.to.split(",")
     out = options.out or Path("exports")
     for name in targets:
@@ -94,7 +95,7 @@ def export(
     answer(json.dumps([vars(row) for row in rows], indent=2) if as_json else table(rows))
     failed = [row for row in rows if not row.passed]
     for row in failed:
-        say(f"yxanul: {row.artefact} is not the model and was removed: in {row.client}, {'; '.join(row.failures)}.")
+        insist(f"yxanul: {row.artefact} is not the model and was removed: in {row.client}, {'; '.join(row.failures)}.")
     return FAILED if failed else DONE
 
 
@@ -170,9 +171,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _parsed(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="yxanul export", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+def parser() -> argparse.ArgumentParser:
+    parser = command("export", __doc__)
     parser.add_argument("model", help="a run, a model's folder, or a name on the Hub")
     parser.add_argument("--to", required=True, metavar="TARGETS", help=f"of {', '.join(TARGETS)}; several by commas")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="a folder in it for each target (default: exports)")
@@ -181,4 +181,4 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
-    return parser.parse_args(arguments)
+    return parser

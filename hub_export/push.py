@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from yxanul.bad_input import BadInput
-from yxanul.data.progress import answer, say
+from yxanul.data.progress import answer, insist
 from yxanul.data.tokenizers import check_free
 from yxanul.hub_export import staging
 from yxanul.hub_export.card import About, check_card, eval_results, licence_fields, model_card
 from yxanul.hub_export.data_card import data_card
 from yxanul.run_folder import DONE, FAILED
+from yxanul.shell import command
 
 OTHER = {"model": "dataset", "dataset": "model"}
 MAIN = "main"
@@ -77,8 +78,8 @@ def main(arguments: list[str]) -> int:
                     if not options.json:
                         _tell(done[-1])
     except PushFailed as error:
-        say(f"yxanul: {error} What is on the Hub is as it was, or whole. Later, the same command goes on:")
-        say(f"  yxanul push {shlex.join(arguments)}")
+        insist(f"yxanul: {error} What is on the Hub is as it was, or whole. Later, the same command goes on:")
+        insist(f"  yxanul push {shlex.join(arguments)}")
         return FAILED
     if options.json:
         answer(json.dumps(done if options.checkpoint == "all" else done[0], indent=2))
@@ -105,11 +106,8 @@ def _tell(done: dict[str, Any]) -> None:
     answer(f"{done['url']}, branch {done['revision']}: {commit}{tagged}.")
 
 
-def _parsed(arguments: list[str]) -> argparse.Namespace:
-    if any(re.match(r"(--(hf-)?token\b|hf_\w{20,})", word) for word in arguments):
-        raise BadInput("a token does not belong on a command line: set HF_TOKEN, or run `hf auth login`.")
-    parser = argparse.ArgumentParser(prog="yxanul push", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+def parser() -> argparse.ArgumentParser:
+    parser = command("push", __doc__)
     argument = parser.add_argument
     argument("place", metavar="RUN_OR_FOLDER", help="a run, a model's or adapter's folder, a bin, or records")
     argument("--repo", required=True, metavar="USER/NAME", help="on the Hub; made if it is not there")
@@ -127,7 +125,13 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     argument("--dataset", action="store_true", help="records (jsonl, parquet) as a data set")
     argument("--dry-run", action="store_true", help="check everything, list the files, send nothing")
     argument("--json", action="store_true", help="print JSON")
-    return parser.parse_args(arguments)
+    return parser
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    if any(re.match(r"(--(hf-)?token\b|hf_\w{20,})", word) for word in arguments):
+        raise BadInput("a token does not belong on a command line: set HF_TOKEN, or run `hf auth login`.")
+    return parser().parse_args(arguments)
 
 
 def _about(options: argparse.Namespace) -> About:

@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Who may import whom: a file's room may import the rooms that come before it here, and `run_folder`, and no others.
 FLOORS = {
     "bad_input": 0,
+    "shell": 1,
     "strict_yaml": 1,
     "run_folder": 0,
     "loss_yxanul": 1,
@@ -19,8 +20,8 @@ FLOORS = {
     "modeling_yxanul": 2,
     "__init__": 3,
     "catalog": 4,
-    "info": 5,
     "data": 5,
+    "info": 6,
     "evaluation": 6,
     "training": 7,
     "hub_export": 7,
@@ -28,6 +29,7 @@ FLOORS = {
     "demo": 8,
     "demo_problems": 8,
     "__main__": 9,
+    "completion": 10,
 }
 HUB_FILES = ("configuration_yxanul", "modeling_yxanul", "loss_yxanul")
 

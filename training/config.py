@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from yxanul.bad_input import BadInput, unknown_name
+from yxanul.data.hub_reach import offline_where_no_hub_is
 from yxanul.data.plan import Plan
 from yxanul.data.stages import read_stages
 from yxanul.data.whole_files import write_whole
@@ -184,6 +185,7 @@ class RunConfig:
         return copy.deepcopy(values)
 
 
+FOLLOWING = ("model_config", "data", "stages")  # many keys each; of differences those of others come first
 SETTINGS = {known.name: known for known in fields(RunConfig) if known.metadata}
 # none of these touches the data or the mathematics, nor does a field of TrainingArguments that is accepted
 FREE = """
@@ -268,7 +270,7 @@ def differences(earlier: dict[str, Any], now: dict[str, Any]) -> list[str]:
             after |= flatten(now.get(name), name)
     return [
         f"{key} was {before.get(key)}, is now {after.get(key)}"
-        for key in before | after
+        for key in sorted(before | after, key=lambda key: key.partition(".")[0] in FOLLOWING)
         if not _same(before.get(key), after.get(key))
     ]
 
@@ -286,9 +288,13 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+def recipes() -> dict[str, Path]:
+    """The built-in ones."""
+    return {file.stem: file for file in sorted(Path(str(files("yxanul").joinpath("recipes"))).glob("*.yaml"))}
+
+
 def _recipe_file(recipe: str) -> Path:
-    folder = Path(str(files("yxanul").joinpath("recipes")))
-    built_in = {file.stem: file for file in folder.glob("*.yaml")}
+    built_in = recipes()
     if recipe in built_in:  # a file of that name is ./name
         return built_in[recipe]
     if not Path(recipe).is_file():
@@ -324,8 +330,14 @@ def _checked_stage(stage: Any, number: int, where: Callable[[str], str]) -> dict
 
 def _folder_of_hub_model(name: str) -> str:
     """Where its config.json is, fetched if it is nowhere here."""
-    if Path(name).is_dir():
+    place = Path(name)
+    if place.is_dir():
+        if any((folder / "adapter_config.json").exists() for folder in (place, place / "final")):
+            raise BadInput(f"it is a LoRA adapter: give the model that `yxanul merge {name} --out FOLDER` makes.")
+        if not (place / "config.json").exists() and (place / "final").is_dir():
+            raise BadInput(f"it is a run, and the model is in its final/: give {place / 'final'}.")
         return name
+    offline_where_no_hub_is()
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError
 

@@ -20,6 +20,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from yxanul.shell import is_quiet
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDEST = 96
 BESIDE_THE_GRAPH = 22  # columns: frame, labels, the loss as a number
@@ -30,7 +32,7 @@ class Console:
         self, total_steps: int, total_tokens: int, stages: list[str], title: str, stream: TextIO | None = None
     ) -> None:
         self.total_steps, self.total_tokens, self.stages, self.title = total_steps, total_tokens, stages, title
-        self.console = RichConsole(file=stream, highlight=False, markup=False)
+        self.console = RichConsole(file=stream, highlight=False, markup=False, quiet=is_quiet())
         is_panel = self.console.is_interactive and not self.console.options.ascii_only
         self.live = Live(console=self.console, auto_refresh=False) if is_panel else None
         self.losses: list[float] = []

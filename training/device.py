@@ -18,6 +18,7 @@ import torch
 with suppress(ImportError):  # not on Windows
     import resource
 
+NEEDED_BY_FP8 = (8, 9)  # compute capability: Ada, Hopper and what came after
 # Teraflops in bf16 on dense matrices, fp32 accumulation: data sheets of NVIDIA (where they print the figure for 2:4
 # sparsity, its half) and AMD, for the consumer cards the tables in NVIDIA's architecture papers.
 # Slices of a GPU (MIG) and laptop cards, whose clocks differ, are not known.

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from yxanul.bad_input import BadInput
-from yxanul.data.progress import say
+from yxanul.data.progress import insist
 from yxanul.run_folder import FAILED
 from yxanul.training.ranks import Ranks, WriteFailed
 
@@ -28,7 +28,7 @@ def fail(error: Exception, ranks: Ranks) -> int:
         if isinstance(error, TorchDynamoException | FailOnRecompileLimitHit):
             error.add_note("yxanul: torch could not compile this: the same command goes on with compile=none.")
         raise error
-    say(f"yxanul: {sentence}")
+    insist(f"yxanul: {sentence}")
     if ranks.count > 1:
         sys.stdout.flush()
         os._exit(FAILED)

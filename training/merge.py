@@ -1,5 +1,8 @@
 """`yxanul merge RUN_OR_ADAPTER --out FOLDER`: a LoRA adapter and its base become one model, which needs no PEFT.
 
+    yxanul merge runs/lora --out models/merged
+    yxanul merge runs/lora/final --out models/merged
+
 The base is the one that the adapter names, in full precision, also where the adapter learnt above a quantised one.
 Not here: training adapters (lora.py).
 """
@@ -10,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from yxanul.bad_input import BadInput
+from yxanul.data.hub_reach import offline_where_no_hub_is
 from yxanul.data.progress import answer, say
 from yxanul.data.tokenizers import check_free
 from yxanul.run_folder import RunFolder
+from yxanul.shell import command
 
 CONFIG = "adapter_config.json"
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="yxanul merge", description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("adapter", type=Path, help="a run's folder, or one with an adapter")
-    parser.add_argument("--out", type=Path, required=True, help="a new folder for the model")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     learnt_above = merge(options.adapter, options.out)
     if learnt_above != "full":
         say(
@@ -30,6 +32,13 @@ def main(arguments: list[str]) -> int:
         )
     answer(f"{options.out} loads with from_pretrained.")
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = command("merge", __doc__)
+    parser.add_argument("adapter", type=Path, help="a run's folder, or one with an adapter")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder for the model")
+    return parser
 
 
 def merge(adapter: Path, out: Path) -> str:
@@ -56,6 +65,8 @@ def merge(adapter: Path, out: Path) -> str:
     from yxanul.modeling_yxanul import YxanulForCausalLM
     from yxanul.training.lora import learnt_above
 
+    if not Path(base).is_dir():
+        offline_where_no_hub_is()
     try:
         model: Any = YxanulForCausalLM.from_pretrained(base, dtype=torch.float32)
     except (OSError, ValueError) as error:

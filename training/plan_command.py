@@ -1,44 +1,28 @@
 """`yxanul plan RECIPE [key=value ...]`: what a run would eat, phase by phase, before there is any data.
 
-`--json` prints the same for programs; `print_plan(config)` is the table for other commands. A source that is not there
-yet counts with the `tokens` that the recipe expects. `--gpu h200 --count 8 --price 2.5` adds memory, hours and money
-(estimate.py).
+    yxanul plan demo
+    yxanul plan yxanul-177m-8gpu --gpu h200 --count 8 --price 2.5      # with memory, hours and money
+    yxanul plan demo learning_rate=2e-3 stages.language.tokens=1e6 --json
+
+A source that is not there yet counts with the `tokens` that the recipe expects. Not here: the estimate (estimate.py).
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from typing import Any
 
 from rich.markup import escape
 
 from yxanul.catalog import training_flops_per_token
-from yxanul.data.progress import say
+from yxanul.data.progress import answer, answer_json, answer_table, say
+from yxanul.shell import command
 from yxanul.training.config import SCALE_HELP, RunConfig, read_config, settings_help
 from yxanul.training.estimate import GIB, GPUS, estimate, teacher_costs
 from yxanul.training.scale import NOTE as SCALE_NOTE
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="yxanul plan",
-        description=__doc__.partition("\n")[0],
-        epilog=settings_help(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("recipe", help="a built-in recipe's name, or a YAML file")
-    parser.add_argument("assignments", nargs="*", metavar="key=value", help="settings to change first")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--scale", choices=["tiny"], help=SCALE_HELP)
-    parser.add_argument("--gpu", help=f"memory, hours and money on it: {', '.join(GPUS)}")
-    parser.add_argument("--count", type=int, default=1, help="how many (default: 1)")
-    parser.add_argument("--price", type=float, help="of an hour of one")
-    options = parser.parse_intermixed_args(arguments)
-    if not options.gpu and (options.count, options.price) != (1, None):
-        parser.error("--count and --price are about GPUs: add --gpu")
-    if options.count < 1 or (options.price is not None and not options.price >= 0):
-        parser.error("--count must be at least 1, and --price no less than 0")
+    options = _parsed(arguments)
     if options.scale:
         say(SCALE_NOTE)
     config = read_config(options.recipe, options.assignments, options.scale)
@@ -46,12 +30,34 @@ def main(arguments: list[str]) -> int:
     if options.gpu:
         facts["estimate"] = estimate(config, facts["phases"], options.gpu, options.count, options.price)
     if options.json:
-        print(json.dumps(facts, indent=2))  # noqa: T201 - the command's output
+        answer_json(facts)
     else:
         print_plan(config)
         if options.gpu:
             print_estimate(facts["estimate"])
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = command("plan", __doc__, settings_help())
+    parser.add_argument("recipe", help="a built-in recipe's name, or a YAML file")
+    parser.add_argument("assignments", nargs="*", metavar="key=value", help="settings to change first")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--scale", choices=["tiny"], help=SCALE_HELP)
+    parser.add_argument("--gpu", help=f"memory, hours and money on it: {', '.join(GPUS)}")
+    parser.add_argument("--count", type=int, default=1, help="how many (default: 1)")
+    parser.add_argument("--price", type=float, help="of an hour of one")
+    return parser
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    known = parser()
+    options = known.parse_intermixed_args(arguments)
+    if not options.gpu and (options.count, options.price) != (1, None):
+        known.error("--count and --price are about GPUs: add --gpu")
+    if options.count < 1 or (options.price is not None and not options.price >= 0):
+        known.error("--count must be at least 1, and --price no less than 0")
+    return options
 
 
 def describe(config: RunConfig) -> dict[str, Any]:
@@ -131,40 +137,32 @@ def print_plan(config: RunConfig) -> None:
             f"{phase['attention_share']:.1%}",
             epochs if is_first else "",
         )
-    console = _console()
-    console.print(table)
-    console.print(
+    answer_table(table)
+    answer(
         f"together: {facts['steps']:,} steps, {facts['tokens']:,} tokens, {facts['training_flops']:.3g} FLOPs for "
-        f"{escape(facts['model'])}"
+        f"{facts['model']}"
     )
     if facts["teacher"]:
         more = facts["teacher_flops"] / facts["training_flops"]
-        console.print(
-            f"teacher: {escape(facts['teacher']['name'])}, {facts['teacher']['parameters']:,} parameters; its forward "
+        answer(
+            f"teacher: {facts['teacher']['name']}, {facts['teacher']['parameters']:,} parameters; its forward "
             f"passes are {facts['teacher_flops']:.3g} FLOPs on top, {more:.0%}"
         )
-    console.print(f"block: {facts['block']:,} tokens; every phase ends with one")
+    answer(f"block: {facts['block']:,} tokens; every phase ends with one")
     for rounding in facts["roundings"]:
-        console.print(
-            f"rounded: {escape(rounding['stage'])}, length {rounding['length']:,}: {rounding['asked']:,} steps were "
+        answer(
+            f"rounded: {rounding['stage']}, length {rounding['length']:,}: {rounding['asked']:,} steps were "
             f"asked for, {rounding['steps']:,} end with a block"
         )
     for source, tokens in facts["tails"].items():
         if tokens:
-            console.print(f"tail: no block reaches the last {tokens:,} tokens of {escape(source)}")
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=1000)  # a pipe has no edge to fold at
+            answer(f"tail: no block reaches the last {tokens:,} tokens of {source}")
 
 
 def print_estimate(facts: dict[str, Any]) -> None:
     from rich.table import Table
 
-    console, count, lengths = _console(), facts["count"], facts["lengths"]
+    count, lengths = facts["count"], facts["lengths"]
     table = Table("stage", box=None)
     for column in ("length", "micro-batch", *lengths[0]["memory"], "hours"):
         table.add_column(column, justify="right")
@@ -174,18 +172,18 @@ def print_estimate(facts: dict[str, Any]) -> None:
         table.add_row(escape(row["stage"]), f"{row['length']:,}", f"{row['micro_batch_tokens']:,}", *sizes, hours)
     every = facts["checkpointed_every"]
     again = {0: "no layer", 1: "every layer"}.get(every, f"one layer in {every}")
-    console.print(f"\nestimated, not measured: GiB on each of {count} x {facts['gpu']}; a peak can be below the sum")
-    console.print(table)
-    console.print(
+    answer(f"\nestimated, not measured: GiB on each of {count} x {facts['gpu']}; a peak can be below the sum")
+    answer_table(table)
+    answer(
         f"{'fits' if facts['fits'] else 'does NOT fit'} in {facts['usable_bytes'] / GIB:.1f} GiB, accumulation "
         f"{facts['accumulation']}, {again} checkpointed"
     )
-    console.print(f"the largest that fits with these rows: {facts['largest_that_fits'] or 'none; give fewer rows'}")
+    answer(f"the largest that fits with these rows: {facts['largest_that_fits'] or 'none; give fewer rows'}")
     if facts["hours"] is None:
-        console.print("hours: unknown, for what is known of speed is bf16's; the recipe has precision=fp32")
+        answer("hours: unknown, for what is known of speed is bf16's; the recipe has precision=fp32")
         return
     cost = "" if facts["cost"] is None else f", {facts['cost']:,.2f} for {facts['hours'] * count:,.1f} GPU hours"
     share = f"{facts['assumed_mfu']:.0%} of {facts['peak_flops'] / 1e12:,.0f} TFLOPS"
-    console.print(f"{facts['hours']:,.2f} hours{cost}, if {share} are reached: {facts['assumed_from']}")
+    answer(f"{facts['hours']:,.2f} hours{cost}, if {share} are reached: {facts['assumed_from']}")
     if facts["precision"] in ("fp8", "te"):
-        console.print(f"the hours are bf16's: how fast {facts['precision']} is was not measured (docs/precision.md)")
+        answer(f"the hours are bf16's: how fast {facts['precision']} is was not measured (docs/precision.md)")

@@ -2,6 +2,7 @@
 
     yxanul pretrain demo --out runs/demo                       # one process, or one for each GPU of this machine
     yxanul pretrain demo --out runs/demo --dry-run             # what it would do
+    yxanul pretrain yxanul-177m --out runs/first --scale tiny   # the recipe as a toy, in seconds
     accelerate launch -m yxanul.training.pretrain --config demo --out runs/demo learning_rate=2e-3
 
 Killed or stopped at any moment, the same command goes on. Exit codes: 0 done, 2 bad input, 3 a gate failed, 4 stopped
@@ -15,8 +16,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from yxanul.bad_input import BadInput
-from yxanul.data.progress import say
+from yxanul.data.progress import insist, say
 from yxanul.run_folder import DONE, GATE_FAILED, RunFolder
+from yxanul.shell import command
 from yxanul.training.compilation import keep_compiled, resolve_compile
 from yxanul.training.config import SCALE_HELP, RunConfig, read_config, settings_help
 from yxanul.training.scale import NOTE as SCALE_NOTE
@@ -26,12 +28,17 @@ _EXAMPLES = {"pretrain": "demo", "sft": "sft"}
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 
 
-def main(arguments: list[str], verb: str = "pretrain", check: Callable[[RunConfig, bool], None] | None = None) -> int:
-    """`verb` and `check`: of sft.py, which is this with conversations."""
+def main(
+    arguments: list[str],
+    verb: str = "pretrain",
+    about: str = __doc__,
+    check: Callable[[RunConfig, bool], None] | None = None,
+) -> int:
+    """`verb`, `about` and `check`: of sft.py, which is this with conversations."""
     for name, value in PATIENT_THREADS.items():
         os.environ.setdefault(name, value)
     keep_compiled()
-    options, config = _parse(arguments, verb)
+    options, config = _parse(arguments, verb, about)
     if check is not None:
         check(config, options.scale == "tiny")
     from yxanul.training.preparing import checked_entries, prepare_missing, with_room_for_new_tokens
@@ -108,14 +115,8 @@ def _check_machine(config: RunConfig, processes: int) -> None:
         resolve_compile(config, config.attention)
 
 
-def _parse(arguments: list[str], verb: str) -> tuple[argparse.Namespace, RunConfig]:
-    parser = argparse.ArgumentParser(
-        prog=f"yxanul {verb}",
-        description=__doc__.partition("\n")[0].replace("pretrain", verb),
-        epilog=settings_help(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def parser(verb: str = "pretrain", about: str = __doc__) -> argparse.ArgumentParser:
+    parser = command(verb, about, settings_help())
     parser.add_argument("words", nargs="*", metavar="RECIPE key=value", help="a recipe's name or file, then settings")
     parser.add_argument("--config", metavar="RECIPE", help="the same as RECIPE, for launchers")
     parser.add_argument("--out", metavar="RUN", help="the run's folder; a run that is there goes on")
@@ -129,7 +130,11 @@ def _parse(arguments: list[str], verb: str) -> tuple[argparse.Namespace, RunConf
     parser.add_argument("--accept-gate", metavar="STAGE", help="go on although that stage's gate failed, and")
     parser.add_argument("--reason", help="why, for the record")
     parser.add_argument("--force", action="store_true", help="go on in the folder of another recipe's run")
-    options = parser.parse_intermixed_args(arguments)
+    return parser
+
+
+def _parse(arguments: list[str], verb: str, about: str) -> tuple[argparse.Namespace, RunConfig]:
+    options = parser(verb, about).parse_intermixed_args(arguments)
     words = options.words if options.config is None else [options.config, *options.words]
     if not words or "=" in words[0]:
         raise BadInput(f"a recipe is missing: `yxanul {verb} {_EXAMPLES[verb]} --out runs/{_EXAMPLES[verb]}`.")
@@ -146,8 +151,8 @@ def _parse(arguments: list[str], verb: str) -> tuple[argparse.Namespace, RunConf
 
 
 def _above_0(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number, at least 1")
     return int(text)
 
 
@@ -162,7 +167,7 @@ def _one_for_each_gpu(config: RunConfig) -> int:
         (count for count in range(1, gpus + 1) if all(row % (count * parts) == 0 for row in rows)), default=1
     )
     if fitting < gpus:
-        say(f"{fitting} of {gpus} GPUs: the rows of the plan's phases do not divide by more processes.")
+        insist(f"{fitting} of {gpus} GPUs: the rows of the plan's phases do not divide by more processes.")
     return fitting
 
 
@@ -241,7 +246,7 @@ def _run(config: RunConfig, options: argparse.Namespace) -> int:
     failed = gates.failed_at(begin.step)
     if failed and not options.evaluate_only:
         if ranks.is_first:
-            say(f"the gate of {failed} failed; --accept-gate {failed} --reason TEXT goes on all the same.")
+            insist(f"the gate of {failed} failed; --accept-gate {failed} --reason TEXT goes on all the same.")
         return GATE_FAILED
     if (begin.is_done or begin.is_early) and not options.evaluate_only:
         ranks.first_writes(lambda: finish_what_was_cut_off(config, run, plan, begin))
@@ -257,7 +262,7 @@ def _run(config: RunConfig, options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    from yxanul.bad_input import exit_code
+    from yxanul.shell import exit_code
     from yxanul.training.launch.processes import leave
 
     sys.exit(leave(exit_code("pretrain", main, sys.argv[1:])))

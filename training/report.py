@@ -21,9 +21,11 @@ from yxanul.bad_input import BadInput
 from yxanul.data.progress import say
 from yxanul.data.whole_files import write_whole
 from yxanul.run_folder import RunFolder, read_metrics
+from yxanul.shell import command
 from yxanul.training.line_chart import Band, Line
 
 WATCH_SECONDS = 10
+SECONDS_OF_SILENCE = 600  # after which a run without a lock is held to have ended
 
 
 @dataclass(frozen=True)
@@ -84,16 +86,7 @@ class Report:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="yxanul report",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
-    parser.add_argument("--out", type=Path, help="where the page is written (default: RUN/report.html)")
-    parser.add_argument("--watch", action="store_true", help="write it anew while a run goes on")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     if options.out is None and len(options.runs) > 1:
         raise BadInput("the page of several runs belongs to none of them: say where it goes with --out FILE.")
     out = options.out or Path(options.runs[0], "report.html")
@@ -110,6 +103,14 @@ def main(arguments: list[str]) -> int:
             say(f"{out}")
             return 0
         time.sleep(WATCH_SECONDS)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = command("report", __doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
+    parser.add_argument("--out", type=Path, help="where the page is written (default: RUN/report.html)")
+    parser.add_argument("--watch", action="store_true", help="write it anew while a run goes on")
+    return parser
 
 
 def read_report(folder: str) -> Report:
@@ -141,4 +142,6 @@ def _is_running(run: RunFolder) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
+        except OSError:  # a file system without locks
+            return not run.final.exists() and time.time() - run.metrics.stat().st_mtime < SECONDS_OF_SILENCE
     return False

@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from yxanul.bad_input import BadInput
 from yxanul.data.plan import Plan
-from yxanul.data.progress import say
+from yxanul.data.progress import insist, say
 from yxanul.data.stream import Stream
 from yxanul.evaluation.bits_per_byte import HeldOut
 from yxanul.evaluation.zero_shot import find_task
@@ -184,11 +184,11 @@ class Session:
         if code in (DONE, GATE_FAILED):
             print_summary(self.run, self.plan, self.trainer.held_out, self.trainer.processing_class)
         if code == STOPPED:
-            say(f"stopped at step {step:,} of {self.plan.steps:,}, saved; the same command goes on.")
+            insist(f"stopped at step {step:,} of {self.plan.steps:,}, saved; the same command goes on.")
         elif code == FAILED:
-            say(f"failed at step {step:,}; {self.run.checkpoint(step)} holds the last good weights.")
+            insist(f"failed at step {step:,}; {self.run.checkpoint(step)} holds the last good weights.")
         elif code == GATE_FAILED:
-            say(f"a gate is shut at step {step:,}: saved, nothing more is learnt; {self.run.gates} says why.")
+            insist(f"a gate is shut at step {step:,}: saved, nothing more is learnt; {self.run.gates} says why.")
         elif self.run.final.exists():
             final, best = self.run.final, self.trainer.state.best_global_step
             if step < self.plan.steps:

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from yxanul.data.progress import say
+from yxanul.data.progress import insist, say
 from yxanul.evaluation.bits_per_byte import DomainScore, HeldOut, evaluate
 from yxanul.run_folder import DONE, FAILED, RunFolder
 from yxanul.training import checkpoints
@@ -378,7 +378,7 @@ class YxanulTrainer(Trainer):
         skipped, in_a_row, loss_sum, loss_steps = (value / self.ranks.count for value in numbers["guard"][2:])
         self.guard.clear_losses()
         if in_a_row >= self.config.max_bad_steps:
-            say(f"{int(in_a_row)} steps in a row had bad gradients and were skipped: the run saves and stops.")
+            insist(f"{int(in_a_row)} steps in a row had bad gradients and were skipped: the run saves and stops.")
             self.stop(FAILED)
         loss = loss_sum / loss_steps if loss_steps else math.nan
         position = self.plan.at(self.state.global_step - 1)

@@ -14,11 +14,11 @@ from yxanul.bad_input import BadInput
 from yxanul.data.plan import Plan
 from yxanul.run_folder import RunFolder
 from yxanul.training.config import RunConfig
+from yxanul.training.device import NEEDED_BY_FP8
 from yxanul.training.launch.parallel import trainer_fields
 from yxanul.training.precision import te_layers
 
 SECONDS_UNTIL_LOST = 600  # a process that says nothing for so long is lost, and the others end
-NEEDED_BY_FP8 = (8, 9)  # compute capability: Ada, Hopper and what came after
 
 
 def is_on_gpu(config: RunConfig) -> bool:

@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from yxanul.data.progress import answer_table
 from yxanul.data.whole_files import write_json, write_whole
 from yxanul.evaluation.answers import Answer
 from yxanul.evaluation.compare import NORMAL
@@ -123,14 +124,12 @@ HEADINGS = "group", "category", "right", "n", "share, 95 %", "claimed by system 
 
 
 def show(found: list[Judged]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     shown = Table(*HEADINGS, box=None)
     for row in rows_of(found):
         shown.add_row(*row)
-    console = Console(highlight=False)
-    Console(highlight=False, width=max(console.width, 120)).print(shown)
+    answer_table(shown, least=120)
 
 
 def _report(found: list[Judged], results: dict[str, Any]) -> list[str]:

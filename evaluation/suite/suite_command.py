@@ -11,13 +11,15 @@ others. Not here: judging what cannot be judged by a program (style, truth of fr
 """
 
 import argparse
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from yxanul.bad_input import BadInput
-from yxanul.data.progress import answer, say
+from yxanul.data.progress import answer, answer_json, insist, say
+from yxanul.shell import command
 
 MODES = "test", "chat", "single"
 WITH_CALCULATOR = "calculator format", "arithmetic"
@@ -50,20 +52,25 @@ def main(arguments: list[str]) -> int:
     for (place, model), tasks in zip(models.items(), before, strict=True):
         subject = subject if place == out else load(model)
         _test(subject, categories, refused, options, place, tasks, command)
+    found = [json.loads((place / "results.json").read_text(encoding="utf-8")) for place in models]
+    facts: dict[str, Any] = {"results": found}
     if options.compare:
         from yxanul.evaluation import compare
 
         results = [compare.read_result(place, model) for place, model in models.items()]
         pairs, refusals = compare.compare(results)
-        compare.show(results[0], pairs)
+        facts["differences"] = compare.as_rows(pairs)
+        if not options.json:
+            compare.show(results[0], pairs)
         for sentence in refusals:
-            say(f"not compared: {sentence}.")
+            insist(f"not compared: {sentence}.")
+    if options.json:
+        answer_json(facts)
     return 0
 
 
-def _parsed(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="yxanul suite", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+def parser() -> argparse.ArgumentParser:
+    parser = command("suite", __doc__)
     argument = parser.add_argument
     argument("model", help="a folder, or a name on the Hub")
     argument("--mode", choices=MODES, default="test", help="all categories; a chat; one answer to --input")
@@ -76,11 +83,17 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     argument("--batch-size", type=int, metavar="N", help="rows of a batch (default: 16 on a CPU, else 128)")
     argument("--seed", type=int, default=0, metavar="N", help="of the generated questions")
     argument("--out", type=Path, metavar="DIR", help="default: results/MODEL-suite")
-    options = parser.parse_args(arguments)
+    argument("--json", action="store_true", help="print what results.json holds, and with --compare the differences")
+    return parser
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    options = parser().parse_args(arguments)
     if (options.mode == "single") != (options.input is not None):
         raise BadInput("--mode single and --input TEXT go together: give both, or neither.")
-    if options.mode != "test" and (options.compare or options.out or options.allow_code_execution):
-        raise BadInput(f"--compare, --out and --allow-code-execution are of --mode test, not of {options.mode}.")
+    of_test = [name for name in ("compare", "out", "json", "allow_code_execution") if getattr(options, name)]
+    if options.mode != "test" and of_test:
+        raise BadInput(f"--{of_test[0].replace('_', '-')} is of --mode test, not of {options.mode}: leave it out.")
     if options.mode == "chat" and options.plain:
         raise BadInput("--mode chat needs the chat template: leave out --plain.")
     for name in ("new_tokens", "batch_size"):
@@ -150,10 +163,11 @@ def _test(
     results = begun(subject, [], before) | {"command": command, "protocol": protocol}
     found = judge(subject, categories, form, options, refused)
     report.write(found, out, results)
-    report.show(found)
+    if not options.json:
+        report.show(found)
     say(f"{results['model']}: {protocol}.")
     if refused:
-        say(f"code execution was not run: {refused}.")
+        insist(f"code execution was not run: {refused}.")
     say(f"{out}: report.md with failures, results.json, samples-GROUP.jsonl.")
 
 

@@ -40,7 +40,7 @@ def _child(words, variables, output):
     os.dup2(file, 2)
     from small_runs import trouble
 
-    from yxanul.bad_input import exit_code
+    from yxanul.shell import exit_code
 
     sys.exit(exit_code("pretrain", trouble.main, words))
 
