@@ -156,8 +156,8 @@ complete -c yxanul -n 'test (count (commandline -opc)) -eq 1' -l version"""
 
 def fish(verbs: list[Verb]) -> str:
     lines = [FISH]
-    for verb, (_, about) in VERBS.items():
-        lines.append(f"complete -c yxanul -n 'test (count (commandline -opc)) -eq 1' -f -a {verb} -d {_quoted(about)}")
+    for name, (_, about) in VERBS.items():
+        lines.append(f"complete -c yxanul -n 'test (count (commandline -opc)) -eq 1' -f -a {name} -d {_quoted(about)}")
     for verb in verbs:
         at = f"complete -c yxanul -n '__yxanul_at {verb.path}'"
         lines += [f"{at} -a {_quoted(' '.join(verb.names))}"] if verb.names else []

@@ -57,7 +57,7 @@ def is_quiet() -> bool:
 def exit_code(verb: str, main: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Runs a verb; of several processes the first one speaks."""
     given = [flag.removeprefix("--") for flag in EVERYWHERE if flag in arguments]
-    is_verbose = (given or [os.environ.get(OUTPUT)])[-1] == "verbose"
+    is_verbose = [os.environ.get(OUTPUT, ""), *given][-1] == "verbose"
 
     def say(sentence: str) -> None:
         if is_verbose:

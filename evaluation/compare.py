@@ -276,7 +276,7 @@ def show(first: Result, pairs: list[Pair]) -> None:
     from rich.table import Table
 
     for label in dict.fromkeys(pair.other.label for pair in pairs):
-        table = Table("task", "metric", title=f"{label} against {first.label}", title_justify="left", box=None)
+        table = Table("task", "metric", box=None)
         for column in ("n", "first", "other", "difference", "95 % interval", "gained/lost", "McNemar p", "verdict"):
             table.add_column(column, justify="right")
         mine = [pair for pair in pairs if pair.other.label == label]
@@ -286,6 +286,7 @@ def show(first: Result, pairs: list[Pair]) -> None:
                 bounds = f"{signed(each.low)} to {signed(each.high)}"
                 shown = (figure(each.first), figure(each.other), signed(each.value), bounds, *counts)
                 table.add_row(pair.task, each.metric, f"{each.n:,}", *shown, each.verdict)
+        answer(f"{label} against {first.label}")
         answer_table(table, least=120)
         for pair in mine:
             for note in pair.notes:

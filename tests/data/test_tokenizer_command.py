@@ -25,7 +25,7 @@ def source(tmp_path):
 def test_train_and_compare_from_a_text_file(kind, source, tmp_path, capsys):
     out = tmp_path / "out" / kind
     assert main(["train", "--kind", kind, "--vocabulary", "600", "--source", source, "--out", str(out)]) == 0
-    spoken = capsys.readouterr().out
+    spoken = "".join(capsys.readouterr())
     assert f"{kind} of 600 tokens on {len(set(PARAGRAPHS)):,} different documents" in spoken
     tokenizer = load_tokenizer(out)
     assert tokenizer.vocabulary_size == 600 and tokenizer.fingerprint[:12] in spoken

@@ -97,6 +97,8 @@ def test_a_file_that_cannot_be_saved_does_not_end_the_chat(subject, capsys, tmp_
     chat = Chat(subject, new_tokens=4, calculator=True)
     assert talk(chat, ["the man\n", f"/save {tmp_path}/no/chat.json\n", f"/save {tmp_path}/chat.json\n"]) == 0
     assert "not saved" in capsys.readouterr().err
+    talk(chat, ["/reset\n", f"/save {tmp_path}/chat.json\n"])
+    assert "chat.json is there already; name another file" in capsys.readouterr().err
     assert json.loads((tmp_path / "chat.json").read_text())["calculator"] is True
 
 
@@ -119,7 +121,8 @@ def test_a_pipe_is_read_to_its_end(checkpoint, capsys, monkeypatch):
 @pytest.mark.parametrize("flag", ["--temperature=-1", "--top-p=0", "--top-k=0", "--new-tokens=0"])
 def test_flags_out_of_range_are_one_sentence(flag, checkpoint, capsys):
     assert main(["chat", str(checkpoint("yxanul")), flag]) == 2
-    assert flag.partition("=")[0] in capsys.readouterr().err.splitlines()[-1]
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert flag.partition("=")[0] in said and said.count("--") == 1, "the wrong one is named, and no other"
 
 
 def test_int8_is_for_our_models_alone(checkpoint, capsys):

@@ -174,6 +174,17 @@ def test_three_results_are_each_compared_with_the_first(tmp_path):
     assert [(pair.other.label, pair.differences[0].value) for pair in pairs] == [("b", 0.5), ("c", -0.5)]
 
 
+def test_json_holds_the_figures_of_the_table_and_a_pipe_whole_names(tmp_path, capsys):
+    name = "a-name-that-is-long-" * 10
+    folders = [str(write(tmp_path / each, right(values))) for each, values in (("a", [1, 0]), (name, [1, 1]))]
+    page = ["--html", str(tmp_path / "page.html")]
+    assert main(["compare", *folders, *page]) == 0
+    assert name in capsys.readouterr().out
+    assert main(["compare", *folders, *page, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["differences"]
+    assert row["difference"] == 0.5 and row["verdict"] == "not shown" and row["other"].endswith(name)
+
+
 def bad(tmp_path, capsys, first, other):
     code = main(["compare", str(first), str(other), "--html", str(tmp_path / "page.html")])
     printed = capsys.readouterr().err

@@ -60,6 +60,8 @@ def test_results_say_what_was_measured_how_and_what_was_claimed(checkpoint, file
     assert "hellaswag" in printed and "0.25" in printed and "45-50 %" in printed and "standard error" in printed
     samples = [json.loads(line) for line in (tmp_path / "samples-hellaswag.jsonl").read_text().splitlines()]
     assert [sample["id"] for sample in samples] == [0, 1, 2, 3] and samples[0]["prompt"].startswith("Removing ice")
+    assert evaluate(checkpoint(), "hellaswag", tmp_path, "--data", file, "--limit", 4, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["tasks"]["hellaswag"]["metrics"] == entry["metrics"]
     mean = sum(sample["metrics"]["acc"] for sample in samples) / 4
     assert entry["metrics"]["acc"]["value"] == pytest.approx(mean)
 

@@ -225,7 +225,9 @@ def test_a_run_writes_results_that_compare_reads_and_code_is_not_run_unless_allo
     results = json.loads((out / "results.json").read_text())
     results["tasks"]["gsm8k"] = {"task": "gsm8k", "status": "done"}
     (out / "results.json").write_text(json.dumps(results))
-    assert main([*arguments[:3], "--out", str(out)]) == 0  # the same model goes on in its folder
+    capsys.readouterr()
+    assert main([*arguments[:3], "--out", str(out), "--json"]) == 0  # the same model goes on in its folder
+    assert json.loads(capsys.readouterr().out)["results"] == [json.loads((out / "results.json").read_text())]
     tasks = json.loads((out / "results.json").read_text())["tasks"]
     assert "gsm8k" in tasks, "of another command"
     assert "arithmetic_with_the_calculator" not in tasks, "it was not asked for again"

@@ -337,10 +337,10 @@ def test_differences_are_those_of_data_and_mathematics(read):
     assert differences(before, read("", *free).resolved()) == []
     changed = ["stages.language.tokens=1e5", "stages.math.phases.0.rows=8", "seed=2", "model_config.hidden_act=gelu"]
     assert differences(before, read("", *changed).resolved()) == [
+        "seed was 1, is now 2",
         "model_config.hidden_act was silu, is now gelu",
         "stages.language.tokens was 64e3, is now 1e5",
         "stages.math.phases.0.rows was 16, is now 8",
-        "seed was 1, is now 2",
     ]
 
 

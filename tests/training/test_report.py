@@ -118,6 +118,18 @@ def test_it_is_written_anew_until_the_run_ends(run, monkeypatch):
     assert "http-equiv=refresh" not in last and ": not finished" in last
 
 
+@pytest.mark.parametrize("seconds, is_running", [(5, True), (5_000, False)])
+def test_without_locks_a_run_that_wrote_not_long_ago_is_running(run, seconds, is_running, monkeypatch):
+    def flock(*_):
+        raise OSError(37, "No locks available")
+
+    run.lock.touch()
+    monkeypatch.setattr(report.fcntl, "flock", flock)
+    now = run.metrics.stat().st_mtime + seconds
+    monkeypatch.setattr(report.time, "time", lambda: now)
+    assert read_report(str(run.path)).is_running == is_running
+
+
 def test_what_is_no_run_is_refused_by_name(tmp_path, run, capsys):
     assert main(["report", str(tmp_path / "none")]) == 2
     assert "has no metrics.jsonl: give the folder of a run" in capsys.readouterr().err

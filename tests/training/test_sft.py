@@ -191,6 +191,30 @@ def test_what_is_missing_is_said_before_any_work(chat, tmp_path, capsys, changes
     assert message in said and said.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
+def test_an_adapter_and_a_run_are_no_models_to_begin_with_and_it_is_said_what_is(chat, tmp_path, capsys):
+    for place, file, hint in (
+        ("lora", "adapter_config.json", "it is a LoRA adapter: give the model that `yxanul merge"),
+        ("full", "config.json", "it is a run, and the model is in its final/: give"),
+    ):
+        (tmp_path / place / "final").mkdir(parents=True)
+        (tmp_path / place / "final" / file).write_text("{}")
+        words = ["sft", str(recipe(chat)), "--out", str(tmp_path / "run"), f"init_from={tmp_path / place}"]
+        assert main(words) == 2
+        assert hint in capsys.readouterr().err
+
+
+def test_a_model_on_a_hub_that_cannot_be_reached_is_one_sentence_at_once(chat, tmp_path, capsys, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert main(["sft", str(recipe(chat)), "--out", str(tmp_path / "run"), "init_from=nobody/nothing"]) == 2
+    said = capsys.readouterr().err
+    assert "127.0.0.1:9 cannot be reached" in said and "no model on the Hub that can be reached" in said
+    assert constants.HF_HUB_OFFLINE, "so that nothing tries again and again"
+
+
 def test_bins_of_another_template_are_refused(chat, tmp_path, capsys):
     make_chat_tokenizer(str(chat / "base"), str(_changed_template(chat)), chat / "other")
     assert main(["sft", str(recipe(chat, tokenizer=str(chat / "other"))), "--out", str(tmp_path / "run")]) == 2
