@@ -31,7 +31,9 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     check_share(options.held_out)
     if options.action == "train":
-        train(options)
+        facts = train(options)
+        if options.json:
+            answer_json(facts)
     else:
         compare(options)
     return 0
@@ -64,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def train(options: argparse.Namespace) -> None:
+def train(options: argparse.Namespace) -> dict[str, Any]:
     sizes = [options.vocabulary]
     if options.kind == "superbpe":
         sizes.append(default_transition(*sizes) if options.transition is None else options.transition)
@@ -80,21 +82,17 @@ def train(options: argparse.Namespace) -> None:
     make: Callable[..., Any] = train_superbpe if options.kind == "superbpe" else train_bpe
     save_tokenizer(make(texts, *sizes, digits=options.digits or DEFAULT_DIGITS[options.kind]), options.out)
     tokenizer = load_tokenizer(options.out)
-    facts = {
+    seconds = time.process_time() - began
+    pre_tokenizer, fingerprint = gguf_pre_tokenizer(tokenizer), tokenizer.fingerprint
+    say(f"{options.out}: pre-tokenizer {pre_tokenizer} in GGUF, fingerprint {fingerprint[:12]}, {seconds:.1f} CPU s")
+    return {
         "folder": str(options.out),
         "documents": len(texts),
         "bytes": size,
-        "pre_tokenizer": gguf_pre_tokenizer(tokenizer),
-        "fingerprint": tokenizer.fingerprint,
-        "cpu_seconds": time.process_time() - began,
+        "pre_tokenizer": pre_tokenizer,
+        "fingerprint": fingerprint,
+        "cpu_seconds": seconds,
     }
-    if options.json:
-        answer_json(facts)
-        return
-    answer(
-        f"{options.out}: pre-tokenizer {facts['pre_tokenizer']} in GGUF, fingerprint {tokenizer.fingerprint[:12]}, "
-        f"{facts['cpu_seconds']:.1f} CPU s"
-    )
 
 
 def compare(options: argparse.Namespace) -> None:

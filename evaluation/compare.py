@@ -264,7 +264,7 @@ def signed(value: float) -> str:
 def as_rows(pairs: list[Pair]) -> list[dict[str, Any]]:
     """For programs: the figures of the table."""
     return [
-        {"task": pair.task, "other": str(pair.other.folder), "notes": pair.notes}
+        {"task": pair.task, "result": str(pair.other.folder), "notes": pair.notes}
         | asdict(each)
         | {"difference": each.value, "verdict": each.verdict}
         for pair in pairs

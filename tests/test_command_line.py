@@ -35,6 +35,7 @@ def has_parser(verb):
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if has_parser(verb)])
 def test_help_has_examples_that_the_verbs_own_parser_takes(verb, capsys):
+    known = completion.known_names()
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])
     shown = capsys.readouterr().out
@@ -46,6 +47,8 @@ def test_help_has_examples_that_the_verbs_own_parser_takes(verb, capsys):
         parser = completion.importlib.import_module(VERBS[verb][0]).parser()
         if verb == "completion":
             words = words[: words.index(">")]
+        if f"{verb} words" in known or f"{verb} recipe" in known:
+            assert words[0] in known["plan recipe"]
         parse = parser.parse_args if parser._subparsers else parser.parse_intermixed_args
         parse(words)
 

@@ -143,6 +143,10 @@ class RunConfig:
             raise self.wrong(str(error)) from None
 
     def shape(self) -> Shape:
+        try:  # first, for it imports little
+            folder = _folder_of_hub_model(self.model) if self.model == self.init_from else self.model
+        except BadInput as error:
+            raise self.wrong(f"model {self.model}: {error}") from None
         from yxanul.catalog import load_shape
         from yxanul.configuration_yxanul import YxanulConfig
 
@@ -150,7 +154,6 @@ class RunConfig:
             if key not in YxanulConfig.__annotations__:
                 raise self.wrong(f"model_config: {unknown_name('field', str(key), YxanulConfig.__annotations__)}")
         try:
-            folder = _folder_of_hub_model(self.model) if self.model == self.init_from else self.model
             return load_shape(folder, self.model_config)
         except BadInput as error:
             raise self.wrong(f"model {self.model}: {error}") from None

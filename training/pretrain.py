@@ -2,7 +2,7 @@
 
     yxanul pretrain demo --out runs/demo                       # one process, or one for each GPU of this machine
     yxanul pretrain demo --out runs/demo --dry-run             # what it would do
-    yxanul pretrain yxanul-177m --out runs/first --scale tiny   # the recipe as a toy, in seconds
+    yxanul pretrain yxanul-177m-24gb --out runs/toy --scale tiny  # the recipe as a toy, in seconds
     accelerate launch -m yxanul.training.pretrain --config demo --out runs/demo learning_rate=2e-3
 
 Killed or stopped at any moment, the same command goes on. Exit codes: 0 done, 2 bad input, 3 a gate failed, 4 stopped
@@ -41,6 +41,8 @@ def main(
     options, config = _parse(arguments, verb, about)
     if check is not None:
         check(config, options.scale == "tiny")
+    if config.init_from is not None:
+        config.shape()
     from yxanul.training.preparing import checked_entries, prepare_missing, with_room_for_new_tokens
 
     checked_entries(config.data, config.tokenizer)

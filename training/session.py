@@ -9,14 +9,14 @@ from functools import partial
 from typing import Any
 
 from accelerate.utils import DynamoBackend
-from rich.console import Console as Terminal
+from rich.markup import escape
 from rich.table import Table
 from transformers import PrinterCallback, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
 from yxanul.bad_input import BadInput
 from yxanul.data.plan import Plan
-from yxanul.data.progress import insist, say
+from yxanul.data.progress import answer_table, insist, say
 from yxanul.data.stream import Stream
 from yxanul.evaluation.bits_per_byte import HeldOut
 from yxanul.evaluation.zero_shot import find_task
@@ -216,8 +216,10 @@ class Session:
                 table.add_column(heading, justify="left" if heading == "domain" else "right")
             for domain, score in self.trainer.scores.items():
                 figures = f"{score.bits_per_byte:.4f}", f"{score.loss:.4f}", f"{score.perplexity:.2f}"
-                table.add_row(domain, *figures, f"{score.accuracy:.2%}", f"{score.tokens:,}", f"{score.bytes:,}")
-            Terminal().print(table)
+                table.add_row(
+                    escape(domain), *figures, f"{score.accuracy:.2%}", f"{score.tokens:,}", f"{score.bytes:,}"
+                )
+            answer_table(table)
             with suppress(OSError):
                 self.run.path.rmdir()  # the Trainer makes it; what is in use is not empty
         self._leave()

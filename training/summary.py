@@ -8,10 +8,11 @@ import gzip
 import json
 from typing import Any
 
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from yxanul.data.plan import Plan
+from yxanul.data.progress import answer, answer_table
 from yxanul.evaluation.bits_per_byte import HeldOut
 from yxanul.run_folder import RunFolder, read_metrics
 from yxanul.training.console import bits_per_byte
@@ -25,13 +26,12 @@ def print_summary(run: RunFolder, plan: Plan, held_out: dict[str, HeldOut], toke
         rows["gzip"] = {domain: gzip_bits_per_byte(text, tokenizer) for domain, text in held_out.items()}
     table = Table("bits/byte", box=None)
     for domain in held_out:
-        table.add_column(domain, justify="right")
+        table.add_column(escape(domain), justify="right")
     for name, figures in rows.items():
-        table.add_row(name, *(f"{figures[domain]:.3f}" if domain in figures else "" for domain in held_out))
-    console = Console(highlight=False, markup=False)
-    console.print(table)
+        table.add_row(escape(name), *(f"{figures[domain]:.3f}" if domain in figures else "" for domain in held_out))
+    answer_table(table)
     for stage, verdict in gate_verdicts(run).items():
-        console.print(f"gate of {stage}: {verdict}", soft_wrap=True)
+        answer(f"gate of {stage}: {verdict}")
 
 
 def stages_and_domains(run: RunFolder, plan: Plan) -> dict[str, dict[str, float]]:

@@ -182,7 +182,7 @@ def test_json_holds_the_figures_of_the_table_and_a_pipe_whole_names(tmp_path, ca
     assert name in capsys.readouterr().out
     assert main(["compare", *folders, *page, "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["differences"]
-    assert row["difference"] == 0.5 and row["verdict"] == "not shown" and row["other"].endswith(name)
+    assert row["difference"] == 0.5 and row["verdict"] == "not shown" and row["result"].endswith(name)
 
 
 def bad(tmp_path, capsys, first, other):
