@@ -22,7 +22,7 @@ if (
 import sys
 
 VERBS = {
-    "demo": ("yxanul.demo", "the whole way offline in minutes: text, a model, solved problems"),
+    "demo": ("yxanul.demo", "the whole way offline in minutes: text, a model, answers, exports"),
     "pretrain": ("yxanul.training.pretrain", "train a model from a recipe; stop, move and resume it"),
     "sft": ("yxanul.training.sft", "fine-tune a model on conversations, from a recipe"),
     "merge": ("yxanul.training.merge", "a LoRA adapter and its base become one model"),

@@ -55,8 +55,7 @@ def verbs() -> Iterator[Verb]:
     names = known_names()
     for verb, (module, about) in VERBS.items():
         loaded = importlib.import_module(module)
-        own = loaded.parser() if hasattr(loaded, "parser") else command(verb, str(loaded.__doc__))
-        yield from _described(verb, about, own, names)
+        yield from _described(verb, about, loaded.parser(), names)
 
 
 def known_names() -> dict[str, tuple[str, ...]]:

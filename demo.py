@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from yxanul.bad_input import BadInput
-from yxanul.data.progress import say
+from yxanul.data.progress import insist, say
 from yxanul.data.whole_files import check_folder
 from yxanul.run_folder import DONE
+from yxanul.shell import command
 
 TEXT = shlex.split(
     "--source builtin:language --source builtin:code --source builtin:reasoning --source builtin:math,level=easy "
@@ -73,12 +74,15 @@ class Step:
     says: tuple[str, ...] = ()  # on its standard input
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="yxanul demo", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+def parser() -> argparse.ArgumentParser:
+    parser = command("demo", __doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the training")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: yxanul-demo, or yxanul-demo-quick")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    options = parser().parse_args(arguments)
     missing = [package for package in NEEDS if importlib.util.find_spec(package) is None]
     if missing:
         extras = ",".join(sorted({NEEDS[package] for package in missing}))
@@ -98,7 +102,7 @@ def main(arguments: list[str]) -> int:
         code = run(step, folder)
         say(f"  {time.monotonic() - started:.0f} s, {cpu_seconds() - before:.0f} CPU seconds")
         if code != DONE:
-            say(f"yxanul: the step ended with exit code {code}; the same `yxanul demo` goes on from here.")
+            insist(f"yxanul: the step ended with exit code {code}; the same `yxanul demo` goes on from here.")
             return code
     say(f"\n{time.monotonic() - began:.0f} s, {cpu_seconds():.0f} CPU seconds, no network.")
     pages = [str(folder / page) for page in ("runs/demo/report.html", "runs/sft/report.html", "compare.html")]
