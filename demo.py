@@ -1,7 +1,7 @@
 """`yxanul demo`: from nothing to a model that answers, in every form that people load, offline, on a laptop.
 
-    yxanul demo                 about ten minutes of two cores; everything lies in yxanul-demo/
-    yxanul demo --quick         the same way in about three, with a model that learns little
+    yxanul demo                 # about ten minutes of one core; everything lies in yxanul-demo/
+    yxanul demo --quick         # the same way in about three, with a model that learns little
 
 Every step is a command that you could type, and is printed as one: run it alone in that folder to see more of it.
 Interrupted at any moment, the same command goes on. A GPU is used if there is one. Not here: what the steps do.
