@@ -2,7 +2,8 @@
 # make test     everything that CI runs            make check          ruff (lint, format) and mypy
 # make format   let ruff rewrite the files         make test-upstream  transformers' own model tests, on our model
 # make bench    benchmarks/gpu.sh: three hours of one GPU, or without one a small run of eight CPU minutes
-# make clients  every export in every client, installed from PyPI into build/clients/venv (llama.cpp is compiled)
+# make clients  every export in every client, from PyPI (llama.cpp is compiled), npm and Debian, all in build/clients;
+#               MODELS="runs/demo/final ..." takes those in place of two that it trains
 # All of them need nothing but Python 3.11 or newer: .venv is made on first use.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -24,7 +25,8 @@ bench: .venv/.ready
 	PYTHON=$(BIN)/python benchmarks/gpu.sh $(shell nvidia-smi -L > /dev/null 2>&1 || echo --small)
 
 clients: build/clients/venv/.ready
-	build/clients/venv/bin/python tests/clients/run.py
+	build/clients/venv/bin/python tests/clients/programs.py
+	build/clients/venv/bin/python tests/clients/run.py $(MODELS)
 
 check: .venv/.ready build/typing/yxanul
 	$(BIN)/ruff check .
@@ -43,7 +45,8 @@ format: .venv/.ready
 
 build/clients/venv/.ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv build/clients/venv
-	build/clients/venv/bin/pip install -q -c constraints.txt -e ".[export,qlora,int8,test]" llama-cpp-python
+	build/clients/venv/bin/pip install -q -c constraints.txt -e ".[export,qlora,int8,test]"
+	build/clients/venv/bin/pip install -q llama-cpp-python || echo "not run: llama.cpp, which could not be compiled"
 	touch $@
 
 # mypy does not see an editable install whose package is the checkout itself

@@ -22,11 +22,13 @@ F32 = 0  # of ggml's types
 
 
 class SecondProcess:
+    SCRIPT = __file__
+
     def __init__(self, name: str, opened: str, path: Path, excuses: dict[str, str] | None, **options: Any) -> None:
         self.name, self.excuses, self.cpu_seconds = name, excuses or {}, 0.0
         self._scratch = tempfile.TemporaryDirectory()
         self._said = Path(self._scratch.name, "stderr")
-        words = [sys.executable, "-P", __file__, opened, str(path.absolute()), json.dumps(options)]
+        words = [sys.executable, "-P", self.SCRIPT, opened, str(path.absolute()), json.dumps(options)]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
         environment["HF_MODULES_CACHE"] = self._scratch.name  # an artefact's code is its own, not an older one's
         with self._said.open("wb") as stderr:
@@ -91,7 +93,7 @@ class LlamaCpp(SecondProcess):
         super().__init__(f"llama.cpp ({version('llama-cpp-python')})", "llama.cpp", file, None, context=context)
 
 
-class _Transformers:
+class Transformers:
     def __init__(self, path: str, trust_remote_code: bool) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -183,7 +185,7 @@ class _LlamaCpp:
         return str(made(self.llama.metadata["tokenizer.chat_template"], **ends)(messages=messages).prompt)
 
 
-def _serve(opened: str, path: str, options: str) -> None:
+def serve(kinds: dict[str, Any], opened: str, path: str, options: str) -> None:
     """Questions on standard input, answers on what was standard output."""
     sys.modules[HIDDEN] = None  # type: ignore[assignment]
     answers = os.fdopen(os.dup(1), "w")
@@ -193,7 +195,6 @@ def _serve(opened: str, path: str, options: str) -> None:
 
     import numpy as np
 
-    kinds: dict[str, Any] = {"transformers": _Transformers, "llama.cpp": _LlamaCpp}
     client = kinds[opened](path, **json.loads(options))
     for line in sys.stdin:
         call, *given = json.loads(line)
@@ -208,4 +209,4 @@ def _serve(opened: str, path: str, options: str) -> None:
 
 
 if __name__ == "__main__":
-    _serve(*sys.argv[1:4])
+    serve({"transformers": Transformers, "llama.cpp": _LlamaCpp}, *sys.argv[1:4])

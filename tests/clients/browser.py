@@ -5,7 +5,8 @@
         browser.until("document.title")
         browser.picture(Path("page.png"))
 
-CHROMIUM names the program. It runs in a process group of its own, which is ended as a whole.
+CHROMIUM names the program; else it is the machine's, or what programs.py unpacked. It runs in a process group of its
+own, which is ended as a whole.
 """
 
 import base64
@@ -22,9 +23,11 @@ import threading
 import time
 from pathlib import Path
 
+UNPACKED = Path(__file__).resolve().parents[2] / "build/clients/chromium/chromium"
+
 
 def chromium():
-    names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome", "chrome")
+    names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome", "chrome", str(UNPACKED))
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 

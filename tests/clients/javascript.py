@@ -1,6 +1,6 @@
 """transformers.js as a client of hub_export.verify, in Node and in headless Chromium.
 
-with Node(folder, "fp32") as client:              # NODE_PACKAGES: the folder in which npm has installed it
+with Node(folder, "fp32") as client:              # of NODE_PACKAGES, a node_modules, or of programs.py's
     client.greedy([1, 2, 3], 8)
 with Chromium(site, "fp32") as client:            # `site` is what `yxanul export --to web` made
     client.tokenize("hard text")
@@ -17,13 +17,14 @@ import numpy as np
 from browser import Browser, chromium, served
 
 SCRIPT = Path(__file__).with_name("transformers_js.mjs")
+PACKAGES = Path(__file__).resolve().parents[2] / "build/clients/npm/node_modules"
 
 
 def node_library():
     """transformers.js for Node, or None."""
-    folder = os.environ.get("NODE_PACKAGES")
-    file = folder and Path(folder, "@huggingface", "transformers", "dist", "transformers.node.mjs")
-    return file if file and file.exists() and shutil.which("node") else None
+    folder = os.environ.get("NODE_PACKAGES") or PACKAGES
+    file = Path(folder, "@huggingface", "transformers", "dist", "transformers.node.mjs")
+    return file if file.exists() and shutil.which("node") else None
 
 
 class _Asks:

@@ -2,8 +2,8 @@
 
     python tests/clients/javascript_rows.py MODEL EXPORTS          # EXPORTS holds onnx/ and web/
 
-NODE_PACKAGES names a node_modules with @huggingface/transformers (`npm install --ignore-scripts`: a script of it asks
-for CUDA), CHROMIUM the browser. In Chromium the page's own worker must write PyTorch's tokens and ask nobody else.
+programs.py installs them; NODE_PACKAGES and CHROMIUM name others. In Chromium the page's own worker must write
+PyTorch's tokens and ask nobody else.
 """
 
 import json
