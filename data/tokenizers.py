@@ -145,10 +145,10 @@ def gguf_pre_tokenizer(tokenizer: Tokenizer) -> str:
     )
 
 
-def check_free(folder: Path) -> None:
+def check_free(folder: Path, flag: str = "--out") -> None:
     """Call it before the work whose result `save_tokenizer` is to put there."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(f"{folder} exists already: give another --out, or remove it.")
+        raise BadInput(f"{folder} exists already: give another {flag}, or remove it.")
 
 
 def save_tokenizer(backend: tokenizers.Tokenizer, folder: Path) -> None:

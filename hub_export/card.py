@@ -5,7 +5,7 @@
 
 Figures come from config.yaml, metrics.jsonl, gates.json and environment.json of the run, from results.json of
 `yxanul evaluate` and `yxanul suite` with this very checkpoint, and from verification.json of what was opened with it.
-Not here: its sections on training (card_training.py), cards of data sets (data_card.py), which files leave.
+Not here: training (card_training.py), use (card_use.py), cards of data sets (data_card.py), which files leave.
 """
 
 import re
@@ -16,6 +16,7 @@ import yaml
 
 from yxanul.bad_input import BadInput, unknown_name
 from yxanul.hub_export.card_training import hub_sources, training, training_data
+from yxanul.hub_export.card_use import use
 from yxanul.hub_export.markdown import grid, quoted
 from yxanul.run_folder import RunFolder, read_metrics
 
@@ -65,7 +66,7 @@ class Facts:
 
 def model_card(about: About, facts: Facts) -> str:
     recipe = yaml.safe_load(facts.run.config.read_text(encoding="utf-8")) if facts.run else {}
-    parts = [_summary(about, facts), _use(about, facts), training_data(recipe, facts.data_licences)]
+    parts = [_summary(about, facts), use(about, facts), training_data(recipe, facts.data_licences)]
     parts += [training(facts.run, facts.step, recipe)] if facts.run else []
     parts += [_evaluation(facts), _limitations(facts), _licence(about), _citation(about, facts)]
     body = "\n\n".join("\n".join(part) for part in parts if part)
@@ -199,72 +200,6 @@ def _summary(about: About, facts: Facts) -> list[str]:
     return [*lines, "", *grid(("shape", ""), table)]
 
 
-BARE = "transformers"  # the target of push's own check
-SUBFOLDER = 'model = AutoModelForCausalLM.from_pretrained("{repo}", subfolder="{target}")'
-WITH_CODE = SUBFOLDER.replace(")", ", trust_remote_code=True)")
-SESSION = """from huggingface_hub import hf_hub_download
-from onnxruntime import InferenceSession
-
-session = InferenceSession(hf_hub_download("{repo}", "onnx/{file}"))"""
-SNIPPETS = {  # (target, first word of the client's name) -> how to open it there
-    ("gguf", "llama.cpp"): 'from llama_cpp import Llama\n\nmodel = Llama.from_pretrained("{repo}", filename="{file}")',
-    ("gguf", "transformers"): 'model = AutoModelForCausalLM.from_pretrained("{repo}", gguf_file="{file}")',
-    ("onnx", "onnxruntime"): SESSION,
-    ("llama", "transformers"): SUBFOLDER,
-    ("int8", "transformers"): WITH_CODE,
-    ("int4", "transformers"): WITH_CODE,
-}
-
-
-def _use(about: About, facts: Facts) -> list[str]:
-    """Only tools in which this very checkpoint was opened and compared."""
-    passed = [(check, row) for check in facts.checks for row in check["rows"] if row["passed"]]
-    if not passed:
-        return ["## Use", "", "No tool was tested with this checkpoint."]
-    lines = ["## Use", "", "Tested with this very checkpoint; other tools may work."]
-    for target, client in dict.fromkeys((check["target"], row["client"].partition(" ")[0]) for check, row in passed):
-        if target == BARE:
-            lines += ["", *_transformers(about, facts)]
-        elif (target, client) in SNIPPETS:
-            files = next(check.get("files", []) for check, _ in passed if check["target"] == target)
-            file = next((name for name in files if "Q8_0" in name), files[0] if files else "")
-            snippet = SNIPPETS[target, client].format(repo=about.repo, target=target, file=file)
-            lines += ["", f"{target}, {client}:", "", "```python", snippet, "```"]
-    heads = "artefact", "opened in", "MB", "largest logit difference", "greedy tokens equal", "bits/byte, difference"
-    table: list[Any] = []
-    for _, row in passed:
-        differs = row["bits_per_byte_difference"]
-        cells = [row["artefact"], row["client"], f"{row['bytes'] / 1e6:,.1f}"]
-        cells.append("-" if row["largest_logit_difference"] is None else f"{row['largest_logit_difference']:.2g}")
-        cells.append("-" if row["greedy_of"] is None else f"{row['greedy_equal']} of {row['greedy_of']}")
-        cells.append("-" if differs is None else f"{row['bits_per_byte']:.4f}, {differs:+.3%}")
-        table.append(cells)
-    compared = "Compared with the model in fp32 on fixed texts; bits per byte of them say nothing of its quality."
-    return [*lines, "", compared, "", *grid(heads, table)]
-
-
-def _transformers(about: About, facts: Facts) -> list[str]:
-    trust = "" if facts.config.get("model_type") == "llama" else ", trust_remote_code=True"
-    talk = 'ids = tokenizer("Question: What is 17 + 25?\\nAnswer:", return_tensors="pt")'
-    if facts.talks:
-        talk = (
-            'messages = [{"role": "user", "content": "What is 17 + 25?"}]\n'
-            "ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, "
-            'return_tensors="pt")'
-        )
-    return [
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{about.repo}"{trust})',
-        f'model = AutoModelForCausalLM.from_pretrained("{about.repo}"{trust})',
-        talk,
-        "print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0]))",
-        "```",
-        *(["", "Pin `revision=` to a tag: the code that is trusted is then that one."] if trust else []),
-    ]
-
-
 def _evaluation(facts: Facts) -> list[str]:
     lines = ["## Evaluation", ""]
     if not facts.results:
@@ -345,6 +280,11 @@ def _citation(about: About, facts: Facts) -> list[str]:
     return ["## Citation", "", "```bibtex", *lines, "```"]
 
 
+def check_language(code: str, where: str) -> None:
+    if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]+)?|code", code):
+        raise BadInput(f"{where}: {code!r} is no language code such as en, de or zh.")
+
+
 def check_card(text: str) -> None:
     """The Hub would say most of it, after everything was sent."""
     from huggingface_hub import ModelCard
@@ -366,8 +306,7 @@ def check_card(text: str) -> None:
         return value if isinstance(value, list) else [value]
 
     for code in several("language"):
-        if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]+)?|code", str(code)):
-            raise BadInput(f"the card: {code!r} is no language code such as en, de or zh.")
+        check_language(str(code), "the card")
     for name in several("datasets") + several("base_model"):
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
             raise BadInput(f"the card: {name!r} is no name on the Hub.")

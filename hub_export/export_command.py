@@ -6,6 +6,7 @@
 
 Every target gets a folder of its own in --out, with verification.json and .md: a second client has opened the artefact
 and its logits, greedy tokens, bits per byte and tokens were compared with the model's in fp32. What fails is removed.
+After a kill the same command goes on: targets that are done are not made again.
 Exit codes: 0 done, 2 bad input, 5 an artefact did not compute what the model computes.
 """
 
@@ -22,7 +23,8 @@ from typing import Any
 from yxanul.bad_input import BadInput, unknown_name
 from yxanul.data.progress import answer, insist, say
 from yxanul.data.tokenizers import check_free
-from yxanul.data.whole_files import check_folder
+from yxanul.data.whole_files import check_folder, remove_abandoned, whole_folder
+from yxanul.hub_export.staging import files_of
 from yxanul.run_folder import DONE, FAILED
 from yxanul.shell import command
 
@@ -48,14 +50,20 @@ def main(arguments: list[str]) -> int:
     modules = {name: load_target(name) for name in targets}
     types = _types(modules, options.types)
     check_folder(out, "--out")
-    for name in targets:
-        check_free(out / name)
+    done = {name: found for name in targets if (found := _earlier(out / name, types[name]))}
     for name, module in modules.items():
         check_packages(name, module)
 
+    from yxanul.evaluation.text_model import folder_hash
     from yxanul.hub_export.source import open_source
 
     source = open_source(options.model)
+    for name, earlier in done.items():
+        if earlier["revision"] != folder_hash(source.folder):
+            raise BadInput(
+                f"{out / name} exists already, made of another model ({earlier['model']}): give another --out, or "
+                "remove it."
+            )
     for name, module in modules.items():
         module.check(source, types[name])
     if options.dry_run:
@@ -63,20 +71,31 @@ def main(arguments: list[str]) -> int:
         lines = [f"{each['folder']}: {', '.join(each['types'])} of {source.folder}" for each in plan]
         answer(json.dumps(plan, indent=2) if options.json else "\n".join(lines))
         return DONE
-    return export(source, modules, types, out, as_json=options.json)
+    return export(source, modules, types, out, done, as_json=options.json)
 
 
 def export(
-    source: Any, modules: dict[str, Any], types: dict[str, Sequence[str]], out: Path, *, as_json: bool = False
+    source: Any,
+    modules: dict[str, Any],
+    types: dict[str, Sequence[str]],
+    out: Path,
+    done: dict[str, Any],
+    *,
+    as_json: bool = False,
 ) -> int:
-    """Whatever is there afterwards has passed."""
-    from yxanul.data.whole_files import whole_folder
+    """Whatever is there afterwards has passed. `done`: verification.json of targets that are there already."""
     from yxanul.evaluation.text_model import folder_hash
     from yxanul.hub_export.verify import Reference, Verdict, table, write_table
 
-    reference = Reference(source)
+    reference: Any = None
     rows: list[Verdict] = []
     for name, module in modules.items():
+        if name in done:
+            say(f"{out / name} was made of this very model by an earlier command, whole and checked: it stays.")
+            rows += [Verdict(**row) for row in done[name]["rows"]]
+            continue
+        remove_abandoned(out.glob(f"{name}.*.partial"))
+        reference = reference or Reference(source)
         try:
             with whole_folder(out / name) as partial:
                 found = _judged(reference, module.write(source, partial, types[name]))
@@ -87,6 +106,8 @@ def export(
                     "model": source.name,
                     "revision": folder_hash(source.folder),
                     "target": name,
+                    "types": list(types[name]),
+                    "files": dict(files_of(partial)),
                     "bits_per_byte": reference.bits_per_byte,
                 }
                 write_table(partial, found, about | {"versions": _versions()})
@@ -97,6 +118,19 @@ def export(
     for row in failed:
         insist(f"yxanul: {row.artefact} is not the model and was removed: in {row.client}, {'; '.join(row.failures)}.")
     return FAILED if failed else DONE
+
+
+def _earlier(folder: Path, types: Sequence[str]) -> dict[str, Any] | None:
+    """What an earlier command left there, if all that is asked for is in it; None: the folder is free."""
+    try:
+        found = json.loads((folder / "verification.json").read_text(encoding="utf-8"))
+        whole = set(types) <= set(found["types"]) and all(row["passed"] for row in found["rows"])
+        whole = whole and all((folder / name).stat().st_size == size for name, size in found["files"].items())
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        check_free(folder)
+    return found if whole else None
 
 
 class NothingPassed(Exception):

@@ -10,17 +10,19 @@ import json
 import math
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from yxanul.bad_input import BadInput
+from yxanul.bad_input import BadInput, unknown_name
 from yxanul.data.progress import say
-from yxanul.data.whole_files import write_json
-from yxanul.hub_export.card import BARE, About, Facts
+from yxanul.data.whole_files import scratch_folder, write_json
+from yxanul.hub_export import export_command
+from yxanul.hub_export.card import About, Facts
 from yxanul.hub_export.card_training import hub_sources
+from yxanul.hub_export.card_use import BARE
 from yxanul.hub_export.export_command import TARGETS
+from yxanul.hub_export.source import open_source
 from yxanul.hub_export.staging import CONFIG, OF_EXPORTS, Subject, without_places
 from yxanul.strict_yaml import read_yaml
 
@@ -33,6 +35,7 @@ def collect(
     from yxanul.evaluation.text_model import folder_hash
 
     revision = folder_hash(subject.folder)
+    asked = _asked(subject, more, revision)
     parameters, dtypes = count(staged)
     facts = Facts({}, parameters, dtypes, run=subject.run, step=subject.step, is_adapter=subject.is_adapter)
     if (staged / CONFIG).is_file():
@@ -46,7 +49,7 @@ def collect(
     _keep_one_of_each_task(facts.results)
     if not subject.is_adapter:
         facts.checks.append(_opened_bare(staged, "float32" in dtypes))
-    facts.checks += _exports(subject, staged, more, revision)
+    facts.checks += _exports(subject, staged, *asked)
     if subject.run is not None:
         _copy_recipe(subject, staged)
         facts.data_licences = dict(_licences(hub_sources(read_yaml(subject.run.config)), api))
@@ -142,31 +145,41 @@ def _opened_bare(staged: Path, exact: bool) -> dict[str, Any]:
     return {"target": BARE, "rows": [vars(row)]}
 
 
-def _exports(subject: Subject, staged: Path, more: list[str], revision: str) -> Iterator[dict[str, Any]]:
-    """Targets are exported now; a folder that `yxanul export` made is taken as it is, if it is of this checkpoint."""
+def _asked(subject: Subject, more: list[str], revision: str) -> tuple[list[str], list[Path]]:
+    """Targets to export, and the files of exports that are there; refused before anything is computed."""
     targets = [each for each in more if each in TARGETS or not Path(each).is_dir()]
-    folders = [Path(each) for each in more if each not in targets]
-    with tempfile.TemporaryDirectory(prefix="yxanul-export-") as scratch:
-        if targets:
-            from yxanul.hub_export import export_command
+    for name in targets:
+        if name not in TARGETS:
+            raise unknown_name("target of --with", name, TARGETS)
+        module = export_command.load_target(name)
+        export_command.check_packages(name, module)
+        module.check(open_source(str(subject.folder)), module.DEFAULT)
+    files = []
+    for folder in [Path(each) for each in more if each not in targets]:
+        found = sorted(folder.glob(f"*/{JSON}"))
+        if not found:
+            raise BadInput(f"--with {folder}: no target of `yxanul export` lies there (TARGET/{JSON}).")
+        for file in found:
+            if json.loads(file.read_text(encoding="utf-8")).get("revision") != revision:
+                raise BadInput(f"--with {folder}: {file.parent.name} is of another checkpoint: export this one.")
+        files += found
+    return targets, files
 
-            words = [str(subject.folder), "--to", ",".join(targets), "--out", scratch]
+
+def _exports(subject: Subject, staged: Path, targets: list[str], files: list[Path]) -> Iterator[dict[str, Any]]:
+    """Targets are exported now; what `yxanul export` made is taken as it is."""
+    with scratch_folder("yxanul-export-") as scratch:
+        if targets:
+            words = [str(subject.folder), "--to", ",".join(targets), "--out", str(scratch)]
             with contextlib.redirect_stdout(sys.stderr):
                 code = export_command.main(words)
             if code:
                 raise BadInput("an export failed its check, so nothing was sent: see above, or leave it out.")
-            folders.append(Path(scratch))
-        for folder in folders:
-            found = sorted(folder.glob(f"*/{JSON}"))
-            if not found:
-                raise BadInput(f"--with {folder}: no target of `yxanul export` lies there (TARGET/{JSON}).")
-            for file in found:
-                check = json.loads(file.read_text(encoding="utf-8"))
-                if check.get("revision") != revision:
-                    raise BadInput(f"--with {folder}: {file.parent.name} is of another checkpoint: export this one.")
-                _copy_export(file.parent, staged)
-                names = sorted(each.name for each in file.parent.rglob("*") if each.suffix in (".gguf", ".onnx"))
-                yield {"target": file.parent.name, "rows": check["rows"], "files": names}
+        for file in [*files, *sorted(scratch.glob(f"*/{JSON}"))]:
+            _copy_export(file.parent, staged)
+            names = sorted(each.name for each in file.parent.rglob("*") if each.suffix in (".gguf", ".onnx"))
+            rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+            yield {"target": file.parent.name, "rows": rows, "files": names}
 
 
 def _copy_export(made: Path, staged: Path) -> None:

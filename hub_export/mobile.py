@@ -27,7 +27,7 @@ def check(source: Source, types: Sequence[str]) -> None:
 
 
 def write(source: Source, folder: Path, types: Sequence[str]) -> Iterator[Artefact]:
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch)
         for kind, artefact in zip(types, onnx.write(source, made, types), strict=True):
             if not (folder / "config.json").exists():

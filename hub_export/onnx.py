@@ -56,13 +56,12 @@ def check(source: Source, types: Sequence[str]) -> None:
 
 def write(source: Source, folder: Path, types: Sequence[str]) -> Iterator[Artefact]:
     write_beside(source, folder, types)
-    graphs: dict[str, Any] = {}
     for kind in types:
         model = "fp16" if kind.endswith("16") else "fp32"
-        if model not in graphs:
-            graphs = {model: onnx_graph(copy.deepcopy(source.model).half() if model == "fp16" else source.model)}
+        if model not in source.graphs:  # of another target, perhaps
+            source.graphs[model] = onnx_graph(copy.deepcopy(source.model).half() if model == "fp16" else source.model)
         path = folder / "onnx" / FILES[kind][0]
-        save(graphs[model], kind, path)
+        save(source.graphs[model], kind, path)
         clients = [partial(OnnxRuntime, path, folder, config=source.config, batch=batch) for batch in (1, 3)]
         yield Artefact(path, f"onnx {kind}", clients, LIMITS[kind])
 

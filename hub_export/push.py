@@ -15,7 +15,6 @@ import json
 import re
 import shlex
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,8 +24,9 @@ from typing import Any
 from yxanul.bad_input import BadInput
 from yxanul.data.progress import answer, insist
 from yxanul.data.tokenizers import check_free
+from yxanul.data.whole_files import check_folder, scratch_folder
 from yxanul.hub_export import staging
-from yxanul.hub_export.card import About, check_card, eval_results, licence_fields, model_card
+from yxanul.hub_export.card import About, check_card, check_language, eval_results, licence_fields, model_card
 from yxanul.hub_export.data_card import data_card
 from yxanul.run_folder import DONE, FAILED
 from yxanul.shell import command
@@ -65,8 +65,7 @@ def main(arguments: list[str]) -> int:
         api, token = (None, None) if options.dry_run else _account(options, "dataset" if is_data else "model")
         done = []
         for step in [None] if is_data else _steps(options):
-            with tempfile.TemporaryDirectory(prefix="yxanul-push-") as scratch:
-                staged = Path(scratch)
+            with scratch_folder("yxanul-push-") as staged:
                 package = _data(options, about, staged) if is_data else _model(options, about, step, staged, api)
                 staging.check_no_secrets(staged, token)
                 if not options.json:
@@ -154,8 +153,23 @@ def _about(options: argparse.Namespace) -> About:
     if options.checkpoint == "all" and options.revision:
         raise BadInput("--checkpoint all puts each on its own branch: leave --revision out.")
     licence_fields(options.license)
+    if options.keep:
+        check_folder(options.keep, "--keep")
+        check_free(options.keep, "--keep")
+    if options.card:
+        check_card(_read_card(options.card))
     languages = tuple(filter(None, options.language.split(",")))
+    for code in languages:
+        check_language(code, "--language")
     return About(options.repo, options.license, languages, options.base)
+
+
+def _read_card(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise BadInput(f"--card {file} cannot be read: {why}.") from None
 
 
 def _steps(options: argparse.Namespace) -> list[int | None]:
@@ -199,7 +213,7 @@ def _data(options: argparse.Namespace, about: About, staged: Path) -> Package:
 
 def _write_card(options: argparse.Namespace, staged: Path, text: str) -> None:
     if options.card:
-        text = options.card.read_text(encoding="utf-8")
+        text = _read_card(options.card)
     check_card(text)
     (staged / staging.CARD).write_text(text, encoding="utf-8")
 
@@ -207,7 +221,6 @@ def _write_card(options: argparse.Namespace, staged: Path, text: str) -> None:
 def _kept(options: argparse.Namespace, package: Package) -> Package:
     if options.keep:
         target = options.keep / package.revision if options.checkpoint == "all" else options.keep
-        check_free(target)
         shutil.copytree(package.folder, target, dirs_exist_ok=True)
     return package
 

@@ -55,7 +55,7 @@ def _int4(source: Source, folder: Path) -> list[str]:
 
     config, notes, origin = copy.deepcopy(source.config), [], source.folder
     width = -(-config.intermediate_size // BLOCK) * BLOCK
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch, torch.device("meta"):
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, torch.device("meta"):
         if width != config.intermediate_size:
             notes.append(
                 f"the feed-forward width {config.intermediate_size} was filled up with zeros to {width}: exact"

@@ -26,6 +26,7 @@ WANTED = ("config.json", "*.safetensors", "*.safetensors.index.json", *BESIDE)
 class Source:
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
+        self.graphs: dict[str, Any] = {}  # in ONNX, fp32 and fp16: onnx, mobile and web are made of the same
 
     @cached_property
     def config(self) -> Any:

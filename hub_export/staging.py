@@ -11,7 +11,7 @@ Code is this package's own, whatever lies in the folder. Not here: the card (car
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def base_of(subject: Subject) -> str:
 
 def stage_model(subject: Subject, staged: Path, base: str | None = None) -> list[str]:
     """Returns the names in the folder that stay. `base`: on the Hub, of an adapter."""
-    stays = _copy_listed(subject.folder, staged, OF_MODELS)
+    stays = _copy_listed(subject.folder, staged, OF_MODELS, _stale(subject.folder))
     if subject.is_adapter:
         write_json(staged / ADAPTER, read_object(staged / ADAPTER) | {"base_model_name_or_path": base})
     for name in (CONFIG, "tokenizer_config.json"):
@@ -125,6 +125,23 @@ def stage_model(subject: Subject, staged: Path, base: str | None = None) -> list
                 values |= _code(values, staged)
             write_json(staged / name, values)
     return [name for name in stays if not (staged / name).exists()]
+
+
+def _stale(folder: Path) -> set[str]:
+    """Weights that nobody would load: shards beside one whole file, or that the index does not name."""
+    stale = set()
+    for stem in ("model", "adapter_model"):
+        index = folder / f"{stem}.safetensors.index.json"
+        named = {f"{stem}.safetensors"}
+        if index.is_file() and not (folder / f"{stem}.safetensors").exists():
+            named = {index.name, *read_object(index).get("weight_map", {}).values()}
+            for name in sorted(named):
+                if not (folder / name).exists():
+                    raise BadInput(
+                        f"{folder} lacks {name}, which {index.name} names: copy it there, or save it again."
+                    )
+        stale |= {file.name for file in folder.glob(f"{stem}*.safetensors*")} - named
+    return stale
 
 
 def _code(config: dict[str, Any], staged: Path) -> dict[str, Any]:
@@ -173,11 +190,11 @@ def stage_data(place: Path, staged: Path) -> list[str]:
     return sorted(each.name for each in place.iterdir() if not (staged / each.name).exists())
 
 
-def _copy_listed(folder: Path, staged: Path, listed: re.Pattern[str]) -> list[str]:
+def _copy_listed(folder: Path, staged: Path, listed: re.Pattern[str], but: Set[str] = frozenset()) -> list[str]:
     """Plain files of the folder itself whose whole name is listed. Returns what stays."""
     stays = []
     for file in sorted(folder.iterdir()):
-        if not listed.fullmatch(file.name) or file.is_dir():
+        if not listed.fullmatch(file.name) or file.name in but or file.is_dir():
             stays.append(file.name)
         elif file.is_symlink() or not file.is_file():
             raise BadInput(f"{file} is a symbolic link or no plain file, and could be anything: put the file there.")

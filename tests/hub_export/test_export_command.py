@@ -66,8 +66,30 @@ def test_one_that_is_whole_stays(exportable, tmp_path, here):
     out = tmp_path / "out"
     assert main([str(exportable()), "--to", "llama", "--out", str(out)]) == 0
     assert (out / "llama/model.safetensors").is_file() and "passed" in (out / "llama/verification.md").read_text()
-    with pytest.raises(BadInput, match="llama exists already"):
-        main([str(tmp_path / "model"), "--to", "llama", "--out", str(out)])
+
+
+def test_after_a_kill_the_same_command_goes_on(exportable, tmp_path, here, monkeypatch, capsys):
+    model, out = exportable(), tmp_path / "out"
+    words = [str(model), "--to", "llama", "--out", str(out)]
+    assert main(words) == 0
+    killed = out / "llama.123.partial"
+    killed.mkdir()
+    (killed / "model.safetensors").write_text("half")
+    (out / "llama").rename(tmp_path / "first")
+    assert main(words) == 0 and not killed.exists()
+    before = (out / "llama/model.safetensors").stat()
+    monkeypatch.setattr(llama, "write", None)
+    capsys.readouterr()
+    assert main(words) == 0 and (out / "llama/model.safetensors").stat() == before
+    said = capsys.readouterr()
+    assert "by an earlier command, whole and checked: it stays" in said.err and "| 72/72 |" in said.out
+
+    (model / "generation_config.json").write_text("{}")
+    with pytest.raises(BadInput, match="llama exists already, made of another model"):
+        main(words)
+    (out / "llama/model.safetensors").write_text("half")
+    with pytest.raises(BadInput, match="llama exists already: give another --out"):
+        main(words)
 
 
 @pytest.mark.parametrize(

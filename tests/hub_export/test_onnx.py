@@ -149,3 +149,10 @@ def test_the_mobile_form_computes_the_same(exported, expected, source, tmp_path)
     for batch in (1, 3):
         with OnnxRuntime(path, config=source.config, batch=batch) as client:
             assert np.abs(client.logits(IDS) - expected).max() < 1e-4
+
+
+def test_one_graph_does_for_all_targets(exported, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx, "onnx_graph", None)
+    (artefact,) = mobile.write(source, tmp_path, ("int8",))
+    assert artefact.path.is_file() and [each.suffix for each in tmp_path.iterdir()].count(".ort") == 1
+    assert not [each for each in tmp_path.iterdir() if each.is_dir()]

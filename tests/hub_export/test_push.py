@@ -225,13 +225,21 @@ BAD = {
     "token": (["RUN", "--token=" + OWNER], "does not belong on a command line"),
     "no results": (["RUN", "--results", "nowhere"], "there is no nowhere/results.json"),
     "no export": (["RUN", "--with", "."], "no target of `yxanul export` lies there"),
+    "no target": (["RUN", "--with", "ggup"], "unknown target of --with 'ggup': did you mean gguf?"),
+    "no card": (["RUN", "--card", "nowhere.md"], "--card nowhere.md cannot be read: No such file"),
+    "a card without a head": (["RUN", "--card", "RUN/config.yaml"], "the card has no front matter"),
+    "what is kept": (["RUN", "--keep", "RUN"], "exists already: give another --keep"),
     "a data set's checkpoint": ([".", "--dataset", "--checkpoint", "5"], "are of models"),
     "no records": ([".", "--dataset"], "holds no data"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_sentence(made_run, unchecked, monkeypatch, tmp_path, capfd, name):
+def test_bad_input_is_one_sentence(made_run, monkeypatch, tmp_path, capfd, name):
+    """Before the files are opened in another process, too."""
+    from yxanul.hub_export import facts
+
+    monkeypatch.setattr(facts, "_opened_bare", None)
     monkeypatch.chdir(tmp_path)
     words, message = BAD[name]
     words = [word.replace("RUN", str(made_run.path)) for word in words]
@@ -291,6 +299,39 @@ def test_of_an_exports_folder_only_what_export_makes_leaves(made_run, unchecked,
     assert ".env stays here" in capfd.readouterr().err
 
 
+def test_weights_that_nobody_would_load_stay(made_run, unchecked, capsys):
+    stale = ["model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+    (made_run.final / stale[0]).write_bytes((made_run.final / "model.safetensors").read_bytes())
+    (made_run.final / stale[1]).write_text(json.dumps({"weight_map": {"a": stale[0]}}))
+    words = [made_run.path, "--repo", "owner/talk", "--dry-run", "--json"]
+    assert push(*words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {file["path"] for file in found["files"]} == PUBLISHED and set(stale) <= set(found["stays"])
+    (made_run.final / "model.safetensors").rename(made_run.final / "model-00002-of-00002.safetensors")
+    assert push(*words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["stays"] == ["model-00002-of-00002.safetensors"], "the index names the other one"
+    (made_run.final / stale[0]).unlink()
+    assert push(*words) == 2
+    assert f"lacks {stale[0]}, which {stale[1]} names" in capsys.readouterr().err
+
+
+def test_what_a_killed_push_had_staged_goes_with_the_next(made_run, unchecked, tmp_path, monkeypatch):
+    import tempfile
+
+    from yxanul.data.whole_files import claimed
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("yxanul-push-killed", "yxanul-push-running", "another"):
+        (tmp_path / name).mkdir()
+    with claimed(tmp_path / "yxanul-push-running"):
+        for name in ("yxanul-push-killed", "yxanul-push-running", "another"):
+            (tmp_path / name / "model.safetensors").write_text("weights")
+        assert push(made_run.path, "--repo", "owner/talk", "--dry-run") == 0
+    left = {each.name for each in tmp_path.iterdir() if each.name.startswith(("yxanul-", "another"))}
+    assert left == {"yxanul-push-running", "another"}
+
+
 def test_two_results_do_not_become_one_file(made_run, unchecked, tmp_path, capfd):
     from yxanul.evaluation.text_model import folder_hash
 
@@ -335,6 +376,7 @@ def test_an_adapter_is_pushed_with_a_base_that_others_have(hub, made_run, base):
     files = repository(hub).at("main").files
     assert json.loads(files["adapter_config.json"].data)["base_model_name_or_path"] == "owner/base"
     assert b"base_model: owner/base" in files["README.md"].data and b"library_name: peft" in files["README.md"].data
+    assert b'PeftModel.from_pretrained(base, "owner/talk")' in files["README.md"].data
     assert not any(str(made_run.path).encode() in file.data for file in files.values())
 
 
