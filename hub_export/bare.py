@@ -79,11 +79,23 @@ class SecondProcess:
 
 
 class BareTransformers(SecondProcess):
-    def __init__(self, path: Path, *, trust_remote_code: bool = False, excuses: dict[str, str] | None = None) -> None:
-        import transformers
+    """`adapter`: a folder of PEFT's, put on the model in `path`."""
 
-        name = f"transformers {transformers.__version__}" + (", gguf_file" if path.is_file() else "")
-        super().__init__(name, "transformers", path, excuses, trust_remote_code=trust_remote_code)
+    def __init__(
+        self,
+        path: Path,
+        *,
+        trust_remote_code: bool = False,
+        excuses: dict[str, str] | None = None,
+        adapter: Path | None = None,
+    ) -> None:
+        from importlib.metadata import version
+
+        name = f"transformers {version('transformers')}" + (", gguf_file" if path.is_file() else "")
+        options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        if adapter:
+            name, options["adapter"] = f"peft {version('peft')}, {name}", str(adapter.absolute())
+        super().__init__(name, "transformers", path, excuses, **options)
 
 
 class LlamaCpp(SecondProcess):
@@ -94,7 +106,7 @@ class LlamaCpp(SecondProcess):
 
 
 class Transformers:
-    def __init__(self, path: str, trust_remote_code: bool) -> None:
+    def __init__(self, path: str, trust_remote_code: bool, adapter: str | None = None) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -105,7 +117,11 @@ class Transformers:
             os.symlink(path, os.path.join(folder, "model.gguf"))
             path, options["gguf_file"] = folder, "model.gguf"
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype="auto", **options).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        if adapter:
+            from peft import PeftModel
+
+            self.model = PeftModel.from_pretrained(self.model, adapter).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(adapter or path, **options)
 
     def logits(self, ids: list[int]) -> Any:
         import torch

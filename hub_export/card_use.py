@@ -31,7 +31,7 @@ def use(about: "About", facts: "Facts") -> list[str]:
     """Only tools in which this very checkpoint was opened and compared."""
     passed = [(check, row) for check in facts.checks for row in check["rows"] if row["passed"]]
     if facts.is_adapter:
-        return ["## Use", "", *_peft(about)]
+        return ["## Use", "", *_peft(about, passed[0][1] if passed else None)]
     if not passed:
         return ["## Use", "", "No tool was tested with this checkpoint."]
     lines = ["## Use", "", "Tested with this very checkpoint; other tools may work."]
@@ -78,9 +78,13 @@ def _transformers(about: "About", facts: "Facts") -> list[str]:
     ]
 
 
-def _peft(about: "About") -> list[str]:
+def _peft(about: "About", row: Any) -> list[str]:
+    how = "not opened before the push"
+    if row:
+        equal = f"{row['greedy_equal']} of {row['greedy_of']} greedy tokens"
+        how = f"so opened in {row['client']}, where {equal} were those of both merged"
     return [
-        f"With PEFT, on its base [{about.base}](https://huggingface.co/{about.base}); not opened before the push.",
+        f"With PEFT, on its base [{about.base}](https://huggingface.co/{about.base}); {how}.",
         "",
         "```python",
         "from peft import PeftModel",

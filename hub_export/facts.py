@@ -5,12 +5,13 @@ Not here: how it is said (card.py).
 """
 
 import contextlib
+import importlib.util
 import itertools
 import json
 import math
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from yxanul.hub_export.card import About, Facts
 from yxanul.hub_export.card_training import hub_sources
 from yxanul.hub_export.card_use import BARE
 from yxanul.hub_export.export_command import TARGETS
-from yxanul.hub_export.source import open_source
-from yxanul.hub_export.staging import CONFIG, OF_EXPORTS, Subject, without_places
+from yxanul.hub_export.source import Source, open_source
+from yxanul.hub_export.staging import ADAPTER, CONFIG, OF_EXPORTS, Subject, read_object, without_places
 from yxanul.strict_yaml import read_yaml
 
 JSON = "verification.json"
@@ -32,8 +33,10 @@ JSON = "verification.json"
 def collect(
     subject: Subject, staged: Path, about: About, results: list[str] | None, more: list[str], api: Any
 ) -> Facts:
+    import yxanul
     from yxanul.evaluation.text_model import folder_hash
 
+    yxanul.register()
     revision = folder_hash(subject.folder)
     asked = _asked(subject, more, revision)
     parameters, dtypes = count(staged)
@@ -49,6 +52,8 @@ def collect(
     _keep_one_of_each_task(facts.results)
     if not subject.is_adapter:
         facts.checks.append(_opened_bare(staged, "float32" in dtypes))
+    elif (base := _local_base(subject)) is not None:
+        facts.checks.append(_opened_in_peft(staged, base))
     facts.checks += _exports(subject, staged, *asked)
     if subject.run is not None:
         _copy_recipe(subject, staged)
@@ -125,24 +130,52 @@ def _keep_one_of_each_task(results: list[dict[str, Any]]) -> None:
 
 def _opened_bare(staged: Path, exact: bool) -> dict[str, Any]:
     """Where Yxanul cannot be imported, transformers loads the files that leave; what it computes is compared."""
-    import yxanul
     from yxanul.hub_export.bare import BareTransformers
-    from yxanul.hub_export.source import Source
-    from yxanul.hub_export.verify import Artefact, Limits, Reference, judge
+    from yxanul.hub_export.verify import Limits
 
-    yxanul.register()
     limits = Limits(1e-4, 1e-4, 1e-5, True, "the same files, in another process")
     if not exact:
         limits = Limits(None, 0.03, 0.01, False, "the same files, computed in 16 bits")
-    artefact = Artefact(staged, "safetensors", (), limits)
+    row = _judged(Source(str(staged), staged), lambda: BareTransformers(staged, trust_remote_code=True), limits)
+    return {"target": BARE, "rows": [row]}
+
+
+def _local_base(subject: Subject) -> Path | None:
+    """An adapter's, if it lies here and PEFT is installed."""
+    base = Path(str(read_object(subject.folder / ADAPTER).get("base_model_name_or_path")))
+    return base if (base / CONFIG).is_file() and importlib.util.find_spec("peft") else None
+
+
+def _opened_in_peft(staged: Path, base: Path) -> dict[str, Any]:
+    """The adapter on its base in another process, against both merged in this one."""
+    from peft import PeftModel
+
+    from yxanul.hub_export.bare import BareTransformers
+    from yxanul.hub_export.verify import Limits
+
+    merged = Source(str(base), base)
+    merged.tokenizer = Source(str(staged), staged).tokenizer
     try:
-        with BareTransformers(staged, trust_remote_code=True) as client:
-            row = judge(Reference(Source(str(staged), staged)), artefact, client)
+        merged.model = PeftModel.from_pretrained(merged.model, str(staged)).merge_and_unload()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise BadInput(f"the adapter does not fit its base {base}, so nothing was sent: {reason}.") from None
+    limits = Limits(1e-3, 1e-3, 1e-4, True, "fp32; merged weights are rounded once more")
+    opened = lambda: BareTransformers(base, trust_remote_code=True, adapter=staged)  # noqa: E731
+    return {"target": BARE, "rows": [_judged(merged, opened, limits)]}
+
+
+def _judged(source: Source, opened: Callable[[], Any], limits: Any) -> dict[str, Any]:
+    from yxanul.hub_export.verify import Artefact, Reference, judge
+
+    try:
+        with opened() as client:
+            row = judge(Reference(source), Artefact(source.folder, "safetensors", (), limits), client)
     except ChildProcessError as error:
         raise BadInput(f"transformers alone cannot load these files, so nothing was sent: {error}.") from None
     if not row.passed:
         raise BadInput(f"transformers alone computes something else, so nothing was sent: {'; '.join(row.failures)}.")
-    return {"target": BARE, "rows": [vars(row)]}
+    return vars(row)
 
 
 def _asked(subject: Subject, more: list[str], revision: str) -> tuple[list[str], list[Path]]:

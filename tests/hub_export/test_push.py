@@ -380,6 +380,34 @@ def test_an_adapter_is_pushed_with_a_base_that_others_have(hub, made_run, base):
     assert not any(str(made_run.path).encode() in file.data for file in files.values())
 
 
+@pytest.mark.slow
+def test_an_adapter_whose_base_lies_here_is_opened_on_it(made_run, tmp_path, capsys):
+    pytest.importorskip("peft")
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
+
+    from yxanul import YxanulForCausalLM
+
+    torch.manual_seed(0)
+    base, adapter = YxanulForCausalLM.from_pretrained(made_run.final), made_run.path / "adapter"
+    model = get_peft_model(base, LoraConfig(target_modules="all-linear", init_lora_weights=False))
+    model.save_pretrained(adapter)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (adapter / name).write_bytes((made_run.final / name).read_bytes())
+    words = [adapter, "--repo", "owner/talk", "--base", "owner/base", "--dry-run"]
+    assert push(*words, "--keep", tmp_path / "kept") == 0
+    card = (tmp_path / "kept/README.md").read_text()
+    assert re.search(r"so opened in peft [\d.]+, transformers [\d.]+, where 72 of 72 greedy tokens", card)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file(
+        {name: weight[:, 1:].contiguous() for name, weight in weights.items()}, adapter / "adapter_model.safetensors"
+    )
+    capsys.readouterr()
+    assert push(*words) == 2
+    assert "the adapter does not fit its base" in capsys.readouterr().err
+
+
 def test_bins_and_records_become_data_sets(hub, tmp_path, capfd):
     from small_runs.fixture import make_bin
 
