@@ -201,7 +201,7 @@ def _asked(subject: Subject, more: list[str], revision: str) -> tuple[list[str],
 
 def _exports(subject: Subject, staged: Path, targets: list[str], files: list[Path]) -> Iterator[dict[str, Any]]:
     """Targets are exported now; what `yxanul export` made is taken as it is."""
-    with scratch_folder("yxanul-export-") as scratch:
+    with scratch_folder("yxanul-exporting-") as scratch:
         if targets:
             words = [str(subject.folder), "--to", ",".join(targets), "--out", str(scratch)]
             with contextlib.redirect_stdout(sys.stderr):

@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
         api, token = (None, None) if options.dry_run else _account(options, "dataset" if is_data else "model")
         done = []
         for step in [None] if is_data else _steps(options):
-            with scratch_folder("yxanul-push-") as staged:
+            with scratch_folder("yxanul-pushing-") as staged:
                 package = _data(options, about, staged) if is_data else _model(options, about, step, staged, api)
                 staging.check_no_secrets(staged, token)
                 if not options.json:

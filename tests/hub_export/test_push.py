@@ -322,14 +322,14 @@ def test_what_a_killed_push_had_staged_goes_with_the_next(made_run, unchecked, t
     from yxanul.data.whole_files import claimed
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for name in ("yxanul-push-killed", "yxanul-push-running", "another"):
+    for name in ("yxanul-pushing-killed", "yxanul-pushing-running", "another"):
         (tmp_path / name).mkdir()
-    with claimed(tmp_path / "yxanul-push-running"):
-        for name in ("yxanul-push-killed", "yxanul-push-running", "another"):
+    with claimed(tmp_path / "yxanul-pushing-running"):
+        for name in ("yxanul-pushing-killed", "yxanul-pushing-running", "another"):
             (tmp_path / name / "model.safetensors").write_text("weights")
         assert push(made_run.path, "--repo", "owner/talk", "--dry-run") == 0
     left = {each.name for each in tmp_path.iterdir() if each.name.startswith(("yxanul-", "another"))}
-    assert left == {"yxanul-push-running", "another"}
+    assert left == {"yxanul-pushing-running", "another"}
 
 
 def test_two_results_do_not_become_one_file(made_run, unchecked, tmp_path, capfd):
