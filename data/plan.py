@@ -78,7 +78,6 @@ class Position:
 
     stage_index: int
     phase: Phase
-    step_in_phase: int
     first_token: int  # in the stage's stream
     tokens_before: int  # in the whole run
 
@@ -98,44 +97,37 @@ class Plan:
         self.roundings: list[Rounding] = []
         self.mixtures: list[Mixture] = []
         self.steps = self.tokens = 0
-        self._phase_begins: list[int] = []
+        self.stage_steps: list[range] = []
+        self.phase_steps: list[range] = []
         self._first_positions: list[Position] = []  # of the phases
-        self._stage_steps: list[range] = []
         for index, stage in enumerate(self.stages):
             self._check(stage)
             self.mixtures.append(Mixture(_whole_weights(stage, self.block)))
             begin = self.steps
             self._lay_out(index, stage)
-            self._stage_steps.append(range(begin, self.steps))
+            self.stage_steps.append(range(begin, self.steps))
+        self.stage_ends = {steps.stop for steps in self.stage_steps}
 
     def at(self, step: int) -> Position:
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} is outside of 0..{self.steps - 1}")
-        index = bisect_right(self._phase_begins, step) - 1
-        first, step_in_phase = self._first_positions[index], step - self._phase_begins[index]
-        eaten = step_in_phase * first.phase.step_tokens
-        return Position(
-            first.stage_index, first.phase, step_in_phase, first.first_token + eaten, first.tokens_before + eaten
-        )
+        index = bisect_right(self.phase_steps, step, key=lambda steps: steps.start) - 1
+        first = self._first_positions[index]
+        eaten = (step - self.phase_steps[index].start) * first.phase.step_tokens
+        return Position(first.stage_index, first.phase, first.first_token + eaten, first.tokens_before + eaten)
 
     def tokens_of_length(self) -> Counter[int]:
         """How many tokens are trained on in rows of each length."""
         tokens: Counter[int] = Counter()
-        ends = [*(position.tokens_before for position in self._first_positions[1:]), self.tokens]
-        for position, end in zip(self._first_positions, ends, strict=True):
-            tokens[position.length] += end - position.tokens_before
+        for position, steps in zip(self._first_positions, self.phase_steps, strict=True):
+            tokens[position.length] += len(steps) * position.phase.step_tokens
         return tokens
 
-    def stage_steps(self, stage_index: int) -> range:
-        """The steps of a stage."""
-        return self._stage_steps[stage_index]
-
-    def stages_and_steps(self) -> list[tuple[Stage, range]]:
-        return list(zip(self.stages, self._stage_steps, strict=True))
-
-    def stage_blocks(self, stage_index: int) -> int:
-        last = self.at(self._stage_steps[stage_index][-1])
-        return (last.first_token + last.phase.step_tokens) // self.block
+    def blocks_of(self, stage_index: int) -> dict[str, int]:
+        """How many blocks a stage takes of each source."""
+        last = self.at(self.stage_steps[stage_index][-1])
+        counts = self.mixtures[stage_index].counts((last.first_token + last.phase.step_tokens) // self.block)
+        return {source.name: count for source, count in zip(self.stages[stage_index].sources, counts, strict=True)}
 
     @cached_property
     def source_names(self) -> tuple[str, ...]:
@@ -147,18 +139,17 @@ class Plan:
         """For each stage, the blocks that earlier stages drew from each source: a later stage goes on behind them."""
         drawn = dict.fromkeys(self.source_names, 0)
         before = []
-        for index, (stage, mixture) in enumerate(zip(self.stages, self.mixtures, strict=True)):
+        for index in range(len(self.stages)):
             before.append(dict(drawn))
-            for source, count in zip(stage.sources, mixture.counts(self.stage_blocks(index)), strict=True):
-                drawn[source.name] += count
+            for name, count in self.blocks_of(index).items():
+                drawn[name] += count
         return before
 
     def epochs(self, stage_index: int) -> dict[str, float]:
         """Passes over each source in a stage."""
-        stage, mixture = self.stages[stage_index], self.mixtures[stage_index]
-        counts = mixture.counts(self.stage_blocks(stage_index))
+        blocks = self.blocks_of(stage_index)
         return {
-            source.name: count / source.blocks(self.block) for source, count in zip(stage.sources, counts, strict=True)
+            source.name: blocks[source.name] / source.blocks(self.block) for source in self.stages[stage_index].sources
         }
 
     def tails(self) -> dict[str, int]:
@@ -212,8 +203,8 @@ class Plan:
             steps = -(-asked // multiple) * multiple
             if steps != asked:
                 self.roundings.append(Rounding(stage.name, phase.length, asked, steps))
-            self._phase_begins.append(self.steps)
-            self._first_positions.append(Position(stage_index, phase, 0, first_token, self.tokens))
+            self.phase_steps.append(range(self.steps, self.steps + steps))
+            self._first_positions.append(Position(stage_index, phase, first_token, self.tokens))
             first_token += steps * phase.step_tokens
             steps_before += steps
             self.steps += steps

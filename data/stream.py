@@ -80,9 +80,9 @@ class Stream:
         """Of the whole plan, by the share that counts of each bin."""
         total = 0.0
         for index, stage in enumerate(self.plan.stages):
-            counts = self.plan.mixtures[index].counts(self.plan.stage_blocks(index))
-            for source, count in zip(stage.sources, counts, strict=True):
-                length, token_bin = source.row_length, self.bins[source.name]
+            blocks = self.plan.blocks_of(index)
+            for source in stage.sources:
+                count, length, token_bin = blocks[source.name], source.row_length, self.bins[source.name]
                 total += count * self.plan.block * (float(token_bin.row_lengths.mean()) / length if length else 1.0)
         return round(total)
 

@@ -67,8 +67,7 @@ def is_stale(config: RunConfig, plan: Plan, step: int, best: int | None) -> bool
     """So many evaluations without a new best that the run ends at this step."""
     if config.early_stopping is None or config.eval_steps is None or best is None:
         return False
-    ends = {steps.stop for _, steps in plan.stages_and_steps()}
-    since = sum(each % config.eval_steps == 0 or each in ends for each in range(best + 1, step + 1))
+    since = sum(each % config.eval_steps == 0 or each in plan.stage_ends for each in range(best + 1, step + 1))
     return since >= config.early_stopping
 
 
@@ -76,7 +75,7 @@ def stage_steps(plan: Plan, name: str) -> range:
     names = [stage.name for stage in plan.stages]
     if name not in names:
         raise unknown_name("stage", name, names)
-    return plan.stage_steps(names.index(name))
+    return plan.stage_steps[names.index(name)]
 
 
 def check_origin(config: RunConfig, run: RunFolder, checkpoint: Path | None, force: bool) -> None:

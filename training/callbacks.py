@@ -34,9 +34,7 @@ class CurriculumCallback(TrainerCallback):
 
     def __init__(self, trainer: YxanulTrainer, stop_step: int, gates: Gates | None = None) -> None:
         self.trainer, self.stop_step, self.gates = trainer, stop_step, gates or Gates(trainer.run)
-        plan = trainer.plan
-        self.begin_step = 0
-        self.stage_ends = {plan.stage_steps(index).stop for index in range(len(plan.stages))}
+        self.begin_step, self.stage_ends = 0, trainer.plan.stage_ends
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -48,12 +48,12 @@ def learning_rates(config: RunConfig, plan: Plan) -> Callable[[int], float]:
     for index, entry in enumerate(config.stages):
         keys = {key: entry[key] for key in STAGE_LEARNING_KEYS if key in entry}
         if keys:
-            own[index] = _schedule(keys, config, plan, plan.stage_steps(index), f"stage {entry['name']}")
+            own[index] = _schedule(keys, config, plan, plan.stage_steps[index], f"stage {entry['name']}")
 
     def rate(step: int) -> float:
         step = min(step, plan.steps - 1)  # the scheduler asks once more after the last step
         index = plan.at(step).stage_index
-        return own[index].at(step - plan.stage_steps(index).start) if index in own else whole.at(step)
+        return own[index].at(step - plan.stage_steps[index].start) if index in own else whole.at(step)
 
     return rate
 

@@ -67,11 +67,9 @@ def describe(config: RunConfig) -> dict[str, Any]:
     rate = learning_rates(config, plan)
     teacher = teacher_costs(config)
     phases: list[dict[str, Any]] = []
-    last = plan.steps - 1
-    while last >= 0:  # from the end: a phase's last step knows how many came before it
-        position = plan.at(last)
-        first = last - position.step_in_phase
-        tokens = (last - first + 1) * position.phase.step_tokens
+    for steps in plan.phase_steps:
+        first, last, position = steps[0], steps[-1], plan.at(steps.start)
+        tokens = len(steps) * position.phase.step_tokens
         flops = training_flops_per_token(shape.config, position.length)
         phases.append(
             {
@@ -88,7 +86,6 @@ def describe(config: RunConfig) -> dict[str, Any]:
                 "teacher_flops": tokens * teacher.flops(position.length) if teacher else 0,
             }
         )
-        last = first - 1
     return {
         "recipe": config.recipe,
         "model": shape.name,
@@ -98,7 +95,7 @@ def describe(config: RunConfig) -> dict[str, Any]:
         "teacher": teacher and {"name": config.distill_teacher, "parameters": teacher.parameters},
         "teacher_flops": sum(phase["teacher_flops"] for phase in phases),
         "block": plan.block,
-        "phases": phases[::-1],
+        "phases": phases,
         "roundings": [vars(rounding) for rounding in plan.roundings],
         "tails": plan.tails(),
     }

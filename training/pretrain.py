@@ -237,7 +237,7 @@ def _run(config: RunConfig, options: argparse.Namespace) -> int:
         raise BadInput("--evaluate-only has nothing to evaluate on: the recipe names no validation bins.")
     ranks = Ranks(args.ddp_timeout)
     begin = ranks.from_first(begin)  # disks that machines share may show the same folder at different times
-    stages = [(stage.name, steps.start, steps.stop) for stage, steps in plan.stages_and_steps()]
+    stages = [(stage.name, own.start, own.stop) for stage, own in zip(plan.stages, plan.stage_steps, strict=True)]
     origin = RunFolder(begin.checkpoint.parent.parent) if begin.checkpoint else None
     gates = Gates(run, config.gates(), stages, origin)
     gates.check_held_out({domain: text.document_bytes for domain, text in held_out.items()}, begin.step)

@@ -239,7 +239,7 @@ def finish_what_was_cut_off(config: RunConfig, run: RunFolder, plan: Plan, begin
         return
     for index, stage in enumerate(plan.stages):
         kept = run.stage(index, stage.name)
-        if begin.step == plan.stage_steps(index).stop and checkpoints.flaw(kept):
+        if begin.step == plan.stage_steps[index].stop and checkpoints.flaw(kept):
             checkpoints.keep(begin.checkpoint, kept)
     if (begin.step == plan.steps or begin.is_early) and not run.final.exists():
         write_final(config, run, begin.step)

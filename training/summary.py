@@ -38,9 +38,8 @@ def stages_and_domains(run: RunFolder, plan: Plan) -> dict[str, dict[str, float]
     """At the start and after each stage, as far as the run has come and there is held-out text."""
     lines = read_metrics(run.metrics, containing='"eval_')
     scored = {line["step"]: found for line in lines if (found := bits_per_byte(line))}
-    places = {"at the start": 0}
-    places |= {f"after {stage.name}": steps.stop for stage, steps in plan.stages_and_steps()}
-    return {name: scored[step] for name, step in places.items() if step in scored}
+    ends = {f"after {stage.name}": steps.stop for stage, steps in zip(plan.stages, plan.stage_steps, strict=True)}
+    return {name: scored[step] for name, step in ({"at the start": 0} | ends).items() if step in scored}
 
 
 def gzip_bits_per_byte(held_out: HeldOut, tokenizer: Any) -> float:

@@ -83,7 +83,6 @@ class YxanulTrainer(Trainer):
         self.add_callback(self.health)
         if self.accelerator.ddp_handler is not None:
             self.accelerator.ddp_handler.gradient_as_bucket_view = True  # else they exist twice
-        self._stage_ends = {self.plan.stage_steps(index).stop for index in range(len(self.plan.stages))}
         self.start_clock()
 
     def start_clock(self) -> None:
@@ -99,7 +98,7 @@ class YxanulTrainer(Trainer):
         """The stock method counts targets on every rank and gathers the counts; the plan knows them."""
         step = self.state.global_step + 1
         is_first_log = step == 1 and self.args.logging_first_step
-        self.health.observes = is_first_log or step % self.state.logging_steps == 0 or step in self._stage_ends
+        self.health.observes = is_first_log or step % self.state.logging_steps == 0 or step in self.plan.stage_ends
         with self.health.timed("data"):
             samples = [next(epoch_iterator) for _ in range(num_batches)]
         self._targets_in_step = [sample.pop("targets_in_step") for sample in samples][0]
@@ -265,8 +264,8 @@ class YxanulTrainer(Trainer):
 
     def _tidy_up(self) -> None:
         step = self.state.global_step
-        stage_index = self.plan.at(step - 1).stage_index
-        if step == self.plan.stage_steps(stage_index).stop:
+        if step in self.plan.stage_ends:
+            stage_index = self.plan.at(step - 1).stage_index
             name = self.plan.stages[stage_index].name
             checkpoints.keep(self.run.checkpoint(step), self.run.stage(stage_index, name))
         checkpoints.prune(self.run, self.config.save_total_limit, self.state.best_global_step)

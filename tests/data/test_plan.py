@@ -19,7 +19,7 @@ def test_steps_are_computed_from_tokens_and_the_last_phase_takes_the_rest():
     assert plan.block == 1024 and plan.steps == 100 and plan.tokens == 100 * 4096
     assert (plan.at(9).length, plan.at(10).length) == (512, 1024)
     assert plan.at(10).first_token == plan.at(10).tokens_before == 10 * 4096
-    assert plan.at(99).step_in_phase == 89
+    assert plan.phase_steps == [range(10), range(10, 100)] and plan.at(99).first_token == 99 * 4096
 
 
 def test_steps_are_computed_from_epochs_over_whole_blocks():
@@ -57,7 +57,7 @@ def test_tokens_before_never_jump():
     for step in range(plan.steps - 1):
         here, following = plan.at(step), plan.at(step + 1)
         assert following.tokens_before - here.tokens_before == here.length * here.rows
-    assert plan.stage_steps(1) == range(plan.steps - 9, plan.steps)
+    assert plan.stage_steps[1] == range(plan.steps - 9, plan.steps)
 
 
 def test_a_later_stage_goes_on_where_an_earlier_one_left_a_source():

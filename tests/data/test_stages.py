@@ -113,10 +113,10 @@ def test_real_bins_give_their_sizes_and_are_read(tmp_path):
     )
     stream = Stream(plan, {name: open_bin(name) for name in plan.source_names}, seed=0)
     batches = [stream.batch(step, 0, 2) for step in range(plan.steps)]
-    one = np.concatenate([batches[step].targets.reshape(-1) for step in plan.stage_steps(0)])
+    one = np.concatenate([batches[step].targets.reshape(-1) for step in plan.stage_steps[0]])
     counts = np.bincount(one[: 4999 // 512 * 512], minlength=5001)
     assert (counts[2 : 4999 // 512 * 512 + 1][ids[1 : 4999 // 512 * 512] != 0] == 1).all()
-    two = np.concatenate([batches[step].targets.reshape(-1) for step in plan.stage_steps(1)])
+    two = np.concatenate([batches[step].targets.reshape(-1) for step in plan.stage_steps[1]])
     assert np.array_equal(np.sort(two[two > 0]), np.sort(ids[ids > 0])), "every token, a row's first too"
     assert (two == 0).sum() == 10 and (two == -100).sum() == 10 * 512 - 5000
 

@@ -85,7 +85,7 @@ def test_dots_reach_into_mappings_and_lists(read):
 
 
 def test_a_stage_takes_another_kind_of_budget_from_the_command_line(read):
-    assert read("", "stages.language.tokens=null", "stages.language.steps=30").plan().stage_steps(0) == range(30)
+    assert read("", "stages.language.tokens=null", "stages.language.steps=30").plan().stage_steps[0] == range(30)
 
 
 @pytest.mark.parametrize(
