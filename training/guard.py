@@ -39,15 +39,6 @@ class StepGuard:
         self._step_loss.zero_()
         return 1 - good
 
-    @property
-    def losses(self) -> Tensor:
-        """Sum and number of the good steps' losses since `clear_losses`, as this rank saw them."""
-        return self.values[4:]
-
     def clear_losses(self) -> None:
-        self.losses.zero_()
-
-    @property
-    def skipped(self) -> Tensor:
-        """Steps skipped in the whole run, and in a row until now."""
-        return self.values[2:4]
+        """Their sum and number, of the good steps that this rank saw."""
+        self.values[4:].zero_()
