@@ -58,7 +58,6 @@ class YxanulTrainer(Trainer):
         batches: MicroBatches,
         held_out: dict[str, HeldOut],
         tokenizer: Any = None,
-        callbacks: list | None = None,
     ) -> None:
         self.config, self.run, self.ranks = config, run, ranks
         self.batches, self.held_out = batches, held_out
@@ -75,9 +74,7 @@ class YxanulTrainer(Trainer):
         self.distillation: Distillation | None = None
         self._zero: zero.Zero | None = None
         self._parameters: list[nn.Parameter] = []
-        super().__init__(
-            model=model, args=args, train_dataset=batches, processing_class=tokenizer, callbacks=callbacks
-        )
+        super().__init__(model=model, args=args, train_dataset=batches, processing_class=tokenizer)
         self.guard = StepGuard(config.skip_above, self.args.device)
         self.health = Health(self.args.device, ranks, self.plan, model.config, run)
         self.add_callback(self.health)

@@ -63,7 +63,8 @@ def losses(random_bin, bins, tmp_path):
         run, plan, keep = RunFolder(tmp_path / "run"), config.plan(), Keep()
         args = training_arguments(config, plan, run, 1)
         batches = kind(open_stream(config, plan, config.shape().config), 0, 1, 1, False)
-        trainer = YxanulTrainer(model.build(config), args, config, run, Ranks(1.0), batches, {}, callbacks=[keep])
+        trainer = YxanulTrainer(model.build(config), args, config, run, Ranks(1.0), batches, {})
+        trainer.add_callback(keep)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         assert len(keep.losses) == STEPS
