@@ -32,13 +32,13 @@ SEPARATORS = re.compile("[ĉ-čĠ]+")  # and so the six of ASCII: tab, newline, 
 
 
 def extend(
-    words: Tokenizer, texts: Sequence[str], vocabulary: int, pieces: PreTokenizer, max_words: int = MAX_WORDS
+    words: Tokenizer, texts: Sequence[str], vocabulary: int, pieces: PreTokenizer
 ) -> tuple[dict[str, int], list[Merge]]:
     """Vocabulary and merges of `words`, continued on the `pieces` of the texts up to `vocabulary` tokens."""
     room = int((vocabulary - words.get_vocab_size()) * 1.15) + 16  # some more, for those that the limits drop
     while True:
         found = _continuation(words, texts, room, pieces)
-        vocab, merges = _with_limits(words, found, vocabulary, max_words)
+        vocab, merges = _with_limits(words, found, vocabulary)
         if len(vocab) == vocabulary:
             return vocab, merges
         if len(found) < room:
@@ -103,9 +103,7 @@ def _continuation(words: Tokenizer, texts: Sequence[str], count: int, pieces: Pr
     return [(back(left), back(right)) for left, right in vocabulary_and_merges(trained)[1]]
 
 
-def _with_limits(
-    words: Tokenizer, found: list[Merge], vocabulary: int, max_words: int
-) -> tuple[dict[str, int], list[Merge]]:
+def _with_limits(words: Tokenizer, found: list[Merge], vocabulary: int) -> tuple[dict[str, int], list[Merge]]:
     """Appends merges until the vocabulary is full, without those beyond the limit and all that builds on them."""
     special = {token.content for token in words.get_added_tokens_decoder().values()}
     vocab, merges = vocabulary_and_merges(words)
@@ -114,7 +112,7 @@ def _with_limits(
             break
         token = left + right
         known = left in vocab and right in vocab
-        if not known or number_of_words(token) > max_words or not special.isdisjoint((left, right, token)):
+        if not known or number_of_words(token) > MAX_WORDS or not special.isdisjoint((left, right, token)):
             continue
         merges.append((left, right))
         vocab.setdefault(token, len(vocab))  # a string that exists already gets one more merge and no second id

@@ -98,10 +98,11 @@ def continued_slowly(words, documents, count):
     return found
 
 
-def test_merges_equal_a_slow_continuation_of_the_words():
+def test_merges_equal_a_slow_continuation_of_the_words(monkeypatch):
+    monkeypatch.setattr(superbpe, "MAX_WORDS", 10**9)
     documents = library_documents(CHARACTERS)
     words = words_of(documents)
-    vocab, merges = extend(words, documents, TRANSITION + NEW_TOKENS, SUPERWORDS, max_words=10**9)
+    vocab, merges = extend(words, documents, TRANSITION + NEW_TOKENS, SUPERWORDS)
     old = vocabulary_and_merges(words)[1]
     assert merges[: len(old)] == old and len(merges) == len(old) + NEW_TOKENS == len(vocab) - 256 - 5
     assert merges[len(old) :] == continued_slowly(words, documents, NEW_TOKENS)
@@ -159,7 +160,7 @@ def test_nothing_is_built_on_a_merge_that_was_dropped():
     special = [("<", "|"), (END_OF_TEXT, "Ġ"), (f"{END_OF_TEXT}Ġ", "a")]
     long = [("aĠb", "ĠcĠd"), ("aĠbĠcĠd", "Ġe"), ("aĠbĠcĠdĠe", "f")]
     allowed = [("a", "Ġ"), ("aĠ", "b"), ("c", "Ġ"), ("cĠ", "d"), ("Ġ", "cĠd")]
-    vocab, merges = superbpe._with_limits(words, [*special, *allowed, *long, ("x", "y"), ("x", "z")], 270, max_words=4)
+    vocab, merges = superbpe._with_limits(words, [*special, *allowed, *long, ("x", "y"), ("x", "z")], 270)
     assert len(vocab) == 270 and merges[1:] == [("<", "|"), *allowed, ("aĠb", "ĠcĠd"), ("x", "y")]
 
 
