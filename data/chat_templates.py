@@ -83,7 +83,7 @@ class ChatTokenizer(Tokenizer):
     def template_digest(self) -> str:
         return hashlib.sha256(self.template.encode()).hexdigest()
 
-    def render(self, messages: Messages, add_generation_prompt: bool = False) -> tuple[str, list[tuple[int, int]]]:
+    def render(self, messages: Messages) -> tuple[str, list[tuple[int, int]]]:
         """The text, and where answers with their end tokens lie in it."""
         from transformers.utils import chat_template_utils
 
@@ -92,7 +92,7 @@ class ChatTokenizer(Tokenizer):
             [messages],
             chat_template=self.template,
             return_assistant_tokens_mask=True,
-            add_generation_prompt=add_generation_prompt,
+            add_generation_prompt=False,
             **self.special,
         )
         return text, spans
