@@ -20,7 +20,6 @@ import json
 import os
 import re
 import shlex
-import sys
 import threading
 import time
 import uuid
@@ -29,6 +28,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from yxanul.bad_input import BadInput, unknown_name
+from yxanul.data.progress import insist
 from yxanul.run_folder import RunFolder
 from yxanul.strict_yaml import read_yaml
 
@@ -239,7 +239,7 @@ class Trackers:
         for reader, thread in zip(self.readers, self.threads, strict=True):
             thread.join(max(0.0, deadline - time.monotonic()))
             if missing := reader.missing():
-                _say(missing)
+                insist(f"yxanul: {missing}")
 
     def _follow(self, reader: Reader) -> None:
         said: set[type[Exception]] = set()
@@ -254,7 +254,7 @@ class Trackers:
             except Exception as error:
                 if type(error) not in said:
                     then = "" if is_last else f" The run goes on; {reader.name} is tried again."
-                    _say(f"{reader.name}: {describe(error)}{then}")
+                    insist(f"yxanul: {reader.name}: {describe(error)}{then}")
                 said.add(type(error))
                 with suppress(Exception):  # a client that can still be closed has delivered what it took
                     reader.close()
@@ -288,7 +288,3 @@ def describe(error: Exception) -> str:
     for pattern, replacement in SECRETS:
         text = pattern.sub(replacement, text)
     return f"{type(error).__name__}: {text[:200]}".rstrip(" .:") + "."
-
-
-def _say(text: str) -> None:
-    print(f"yxanul: {text}", file=sys.stderr, flush=True)  # noqa: T201 - said once, and the run goes on
