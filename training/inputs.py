@@ -18,11 +18,12 @@ from yxanul.evaluation.zero_shot import WATCHED, find_task
 from yxanul.training.config import RunConfig
 from yxanul.training.gates import FEWEST_DOCUMENTS
 from yxanul.training.held_out_conversations import HeldOutConversations
+from yxanul.training.teacher import check_teacher
 
 
 def check_inputs(config: RunConfig, plan: Plan, shape: YxanulConfig) -> None:
     """As far as they are there; what the recipe's data section will make need not be."""
-    _check_teacher(config)
+    check_teacher(config)
     names = [*plan.source_names, *config.validation.values()]
     missing = [name for name in names if not Path(name).is_dir()]
     for name in missing:
@@ -43,7 +44,7 @@ def open_stream(config: RunConfig, plan: Plan, shape: YxanulConfig) -> Stream:
     for other in others:
         _check_same_tokenizer(first, other)
     _check_origin(config, first)
-    _check_teacher(config, first)
+    check_teacher(config, first)
     return Stream(plan, bins, config.seed)
 
 
@@ -62,13 +63,6 @@ def _check_origin(config: RunConfig, token_bin: TokenBin) -> None:
             f"{token_bin.folder} was made with the tokenizer {theirs['name']}, which is not that of init_from="
             f"{config.init_from}: set tokenizer={config.init_from}, and make bins with it under other names."
         )
-
-
-def _check_teacher(config: RunConfig, token_bin: TokenBin | None = None) -> None:
-    if config.distill_teacher is not None:
-        from yxanul.training.teacher import check_teacher
-
-        check_teacher(config, token_bin)
 
 
 def _check_conversations(config: RunConfig, token_bin: TokenBin) -> None:
