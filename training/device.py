@@ -8,15 +8,13 @@ Not here: what a run computes in that time (health.py).
 """
 
 import re
+import resource
 import time
 from contextlib import suppress
 from typing import Any
 
 import psutil
 import torch
-
-with suppress(ImportError):  # not on Windows
-    import resource
 
 NEEDED_BY_FP8 = (8, 9)  # compute capability: Ada, Hopper and what came after
 # Teraflops in bf16 on dense matrices, fp32 accumulation: data sheets of NVIDIA (where they print the figure for 2:4
@@ -65,9 +63,8 @@ class Device:
         """Bytes now and at their highest. Of the process without file pages, which memory maps fill and give back."""
         info = self._process.memory_info()._asdict()
         found = {"host": info["rss"] - info.get("shared", 0)}  # only Linux tells what is shared
-        with suppress(NameError):
-            kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            found["host_peak"] = kilobytes if psutil.MACOS else kilobytes * 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        found["host_peak"] = peak if psutil.MACOS else peak * 1024
         if self.is_cuda:
             found["device"] = torch.cuda.memory_allocated(self.device)
             found["device_peak"] = torch.cuda.max_memory_allocated(self.device)
