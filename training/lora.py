@@ -111,10 +111,6 @@ def learnt_above(folder: Path) -> str:
         return (file.metadata() or {}).get(ABOVE, "full")
 
 
-def learnt_parameters(model: "nn.Module") -> int:
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
 def frozen_bytes(model: "nn.Module") -> int:
     """What all that does not learn takes, the scales of quantised matrices included."""
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]

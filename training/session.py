@@ -32,7 +32,7 @@ from yxanul.training.distillation import Distillation
 from yxanul.training.gates import Gates
 from yxanul.training.inputs import load_fast_tokenizer
 from yxanul.training.loader import MicroBatches
-from yxanul.training.lora import frozen_bytes, learnt_parameters
+from yxanul.training.lora import frozen_bytes
 from yxanul.training.precision import te_layers
 from yxanul.training.precision.native_fp8 import enable_fp8
 from yxanul.training.precision.policy import check_te_batches, formats_of_run
@@ -144,7 +144,8 @@ class Session:
         )
         if self.config.lora:
             held = f"{frozen_bytes(trainer.model) / 1e6:,.1f} MB ({self.config.lora.get('base', 'full')})"
-            say(f"lora: {learnt_parameters(trainer.model):,} of them learn; the others take {held}.")
+            learnt = trainer.model.num_parameters(only_trainable=True)
+            say(f"lora: {learnt:,} of them learn; the others take {held}.")
         for sentence in [*self.formats, *self.kernels]:
             say(sentence)
 
