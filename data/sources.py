@@ -33,7 +33,7 @@ class Source:
     spec: str
     kind: str  # one of PREFIXES, or "files"
     _parts: tuple[Part, ...]
-    _identity: Values
+    identity: Values  # ready for JSON; equal as long as the source yields the same documents
 
     @property
     def is_tokens(self) -> bool:
@@ -41,10 +41,6 @@ class Source:
 
     def parts(self) -> list[Part]:
         return list(self._parts)
-
-    def identity(self) -> Values:
-        """Ready for JSON; equal as long as the source yields the same documents."""
-        return {"spec": self.spec, **self._identity}
 
 
 def open_source(spec: str, strict: bool = False, conversations: bool = False) -> Source:
@@ -68,7 +64,7 @@ def open_source(spec: str, strict: bool = False, conversations: bool = False) ->
     parts = tuple(Part(f"{index:05d}", reader, rules) for index, reader in enumerate(readers))
     if kind != "raw":
         _check_not_empty(spec, parts)
-    return Source(spec, kind, parts, identity)
+    return Source(spec, kind, parts, {"spec": spec, **identity})
 
 
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:

@@ -24,7 +24,7 @@ for name in ("language", "code", "math,count=2000", "reasoning,count=2000", "ins
         for document in part.documents():
             digest.update(repr(tuple(document)).encode())
     digests[name] = digest.hexdigest()
-digests["identity"] = open_source("builtin:code").identity()
+digests["identity"] = open_source("builtin:code").identity
 print(json.dumps(digests))
 """
 

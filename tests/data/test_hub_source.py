@@ -34,7 +34,7 @@ for line in sys.stdin:
         source = open_source(spec)
         parts = source.parts()
         answer = {"documents": [document.text for part in parts for document in part.documents(counts)]}
-        answer |= {"parts": len(parts), "counts": counts, "identity": source.identity()}
+        answer |= {"parts": len(parts), "counts": counts, "identity": source.identity}
     except BadInput as error:
         answer = {"refusal": str(error)}
     print(json.dumps(answer), flush=True)

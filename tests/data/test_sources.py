@@ -305,11 +305,11 @@ def test_raw_files_yield_token_ids(tmp_path, dtype):
 
 def test_identity_is_json_and_changes_with_the_files(tmp_path):
     (tmp_path / "a.txt").write_text("one")
-    before = open_source(str(tmp_path)).identity()
-    assert json.loads(json.dumps(before)) == open_source(str(tmp_path)).identity()
+    before = open_source(str(tmp_path)).identity
+    assert json.loads(json.dumps(before)) == open_source(str(tmp_path)).identity
     (tmp_path / "a.txt").write_text("another")
-    assert open_source(str(tmp_path)).identity() != before
-    math = [open_source(f"builtin:math,count=2{more}").identity() for more in ("", ",seed=8", ",level=easy")]
+    assert open_source(str(tmp_path)).identity != before
+    math = [open_source(f"builtin:math,count=2{more}").identity for more in ("", ",seed=8", ",level=easy")]
     assert math[0] != math[1] != math[2] != math[0]
 
 
