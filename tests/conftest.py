@@ -1,5 +1,6 @@
 """Makes `pytest` run in a bare checkout, always on this checkout, on one thread and without a network."""
 
+import gc
 import importlib.util
 import os
 import pathlib
@@ -20,6 +21,13 @@ import pytest  # noqa: E402  after the environment is set
 sys.path.append(str(root / "tests"))  # for `hub_server` and `small_runs`
 pytest_plugins = ["hub_server.fixture", "small_runs.fixture", "small_runs.chat", "small_runs.published"]
 collect_ignore = ["upstream"]  # upstream/run.py runs those, beside files that pip has to fetch first
+
+
+def pytest_collection_finish(session):
+    """The Trainer collects garbage after each run: it need not look at what all test files have imported."""
+    gc.collect()
+    gc.freeze()
+
 
 # A member of the family in every shape that its code tells apart; fixtures below build them small.
 LAYOUTS = {
