@@ -20,7 +20,7 @@ digests = {}
 for name in ("language", "code", "math,count=2000", "reasoning,count=2000", "instructions,count=2000"):
     parts = open_source(f"builtin:{name}").parts()
     digest = hashlib.sha256()
-    for part in parts:
+    for part in parts[:2]:
         for document in part.documents():
             digest.update(repr(tuple(document)).encode())
     digests[name] = digest.hexdigest()

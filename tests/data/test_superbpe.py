@@ -79,12 +79,15 @@ def continued_slowly(words, documents, count):
     rank = {pair: index for index, pair in enumerate(merges)}
     pieces = collections.Counter(piece for document in documents for piece, _ in SUPERWORDS.pre_tokenize_str(document))
     units = [[unit, n] for piece, n in pieces.items() for unit in cut_slowly(encoded_slowly(piece, rank))]
-    found = []
+    pairs, found = collections.Counter(), []
+
+    def count_pairs(tokens, n):
+        for pair in zip(tokens, tokens[1:], strict=False):
+            pairs[pair] += n
+
+    for tokens, n in units:
+        count_pairs(tokens, n)
     while len(found) < count:
-        pairs = collections.Counter()
-        for tokens, n in units:
-            for pair in zip(tokens, tokens[1:], strict=False):
-                pairs[pair] += n
         most = max(pairs.values())
         if most < MIN_FREQUENCY:
             break
@@ -94,7 +97,9 @@ def continued_slowly(words, documents, count):
         vocab.setdefault(merged, len(vocab))
         for unit in units:
             if best[0] in unit[0]:
+                count_pairs(unit[0], -unit[1])
                 unit[0] = replaced(unit[0], best, merged)
+                count_pairs(unit[0], unit[1])
     return found
 
 

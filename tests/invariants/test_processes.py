@@ -21,6 +21,13 @@ def two(run):
     return finished
 
 
+@pytest.fixture(scope="module")
+def sharded(run):
+    finished = run(parallel="fsdp2")
+    assert finished(processes=2, fsdp2=True) == 0, finished.said()
+    return finished
+
+
 def assert_close(one, other, steps=COMPARED):
     assert one.losses()[:steps] == pytest.approx(other.losses()[:steps], abs=1e-5)
     assert len(one.losses()) == STEPS
@@ -85,14 +92,13 @@ def test_fsdp2_is_ddp_and_moments_go_there_and_back(run, small_shape, layout):
     assert_close(moved, ddp, steps=STEPS)
 
 
-def test_bf16_is_the_same_under_ddp_fsdp2_and_in_an_evaluation_alone(run):
+def test_bf16_is_the_same_under_ddp_fsdp2_and_in_an_evaluation_alone(run, two):
     """Under the run's own autocast: no wrapper computes, sums or evaluates in another precision."""
-    ddp, fsdp, fp32 = run(), run(), run()
+    ddp, fsdp = run(), run()
     assert ddp(processes=2, bf16=True) == 0, ddp.said()
     assert fsdp("parallel=fsdp2", processes=2, fsdp2=True, bf16=True) == 0, fsdp.said()
-    assert fp32(processes=2) == 0
     assert_close(fsdp, ddp)
-    assert ddp.losses()[0] != fp32.losses()[0]
+    assert ddp.losses()[0] != two.losses()[0]
     assert ddp("--evaluate-only", bf16=True) == 0
     assert f"{ddp.lines('eval_bits_per_byte')[-1]['eval_code_loss']:.4f}" in ddp.said()
 
@@ -120,20 +126,17 @@ def test_weights_of_another_run_begin_the_same_run_on_one_process_and_on_two(run
     assert first.losses()[0] < one.losses()[0] - 0.3
 
 
-def test_fsdp2_resumes_to_the_bit(run):
-    whole, killed = run(), run()
-    assert whole("parallel=fsdp2", processes=2, fsdp2=True) == 0, whole.said()
-    assert killed("parallel=fsdp2", processes=2, fsdp2=True, kill={"step": 8}) == -9
-    assert killed("parallel=fsdp2", processes=2, fsdp2=True) == 0, killed.said()
-    assert killed.losses() == whole.losses() and killed.digests(STEPS) == whole.digests(STEPS)
+def test_fsdp2_resumes_to_the_bit(run, sharded):
+    killed = run(parallel="fsdp2")
+    assert killed(processes=2, fsdp2=True, kill={"step": 8}) == -9
+    assert killed(processes=2, fsdp2=True) == 0, killed.said()
+    assert killed.losses() == sharded.losses() and killed.digests(STEPS) == sharded.digests(STEPS)
 
 
-def test_what_fsdp2_saves_loads_in_transformers(run):
+def test_what_fsdp2_saves_loads_in_transformers(sharded):
     from yxanul import YxanulForCausalLM
 
-    saved = run()
-    assert saved("parallel=fsdp2", processes=2, fsdp2=True) == 0, saved.said()
-    model, report = YxanulForCausalLM.from_pretrained(saved.folder / "final", output_loading_info=True)
+    model, report = YxanulForCausalLM.from_pretrained(sharded.folder / "final", output_loading_info=True)
     assert not any(report.values()) and model.config.architectures == ["YxanulForCausalLM"]
 
 
