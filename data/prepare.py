@@ -8,14 +8,12 @@ the same call goes on from there; with other settings it refuses to.
 Not here: what happens to a part (part_files.py), to all of them (assembly.py), the command line (data_command.py).
 """
 
-import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from yxanul.data.chat_templates import load_chat_tokenizer
 from yxanul.data.conversation_bins import ConversationJob
 from yxanul.data.decontamination import WORDS_IN_A_ROW, Contaminated
 from yxanul.data.documents import check_share
+from yxanul.data.locks import only_process
 from yxanul.data.part_files import Job, tasks_of
 from yxanul.data.progress import Progress, say
 from yxanul.data.sources import Source, open_source, split_spec
@@ -82,7 +81,7 @@ def prepare(
         job = ConversationJob(loaded, held_out, min_tokens, job.contaminated, pack, conversations)
         settings |= job.facts()
     try:
-        with _lock(partial):
+        with only_process(partial / LOCK, f"at work in {partial}"):
             _begin(partial, settings)
             try:
                 if (partial / PARTS).exists():
@@ -145,20 +144,6 @@ def _contaminated(specs: Sequence[str]) -> Contaminated | None:
     if contaminated.too_short:
         say(f"{contaminated.too_short:,} evaluation texts have less than {WORDS_IN_A_ROW} words: they cannot be met.")
     return contaminated
-
-
-@contextlib.contextmanager
-def _lock(partial: Path) -> Iterator[None]:
-    """Creates the folder of unfinished work. The lock ends with the process, however that ends."""
-    partial.mkdir(parents=True, exist_ok=True)
-    with (partial / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"another process is at work in {partial}: wait for it, or give another --out.") from None
-        except OSError:  # a file system without locks: nobody watches
-            pass
-        yield
 
 
 def _begin(partial: Path, settings: dict[str, Any]) -> None:

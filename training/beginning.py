@@ -5,14 +5,11 @@
 A folder belongs to one run: another recipe is refused with what differs, unless forced.
 """
 
-import contextlib
-import fcntl
 import json
 import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -114,20 +111,6 @@ def check_folder(config: RunConfig, run: RunFolder, force: bool) -> None:
 def _shortened(different: list[str]) -> str:
     more = len(different) - MOST_DIFFERENCES
     return "; ".join(different[:MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
-
-
-@contextlib.contextmanager
-def only_run_in(run: RunFolder) -> Iterator[None]:
-    """Two runs would write into each other's checkpoints. The lock ends with the process, however that ends."""
-    run.path.mkdir(parents=True, exist_ok=True)
-    with (run.lock).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"another process is training in {run.path}: wait for it, or give another --out.") from None
-        except OSError:  # a file system without locks: nobody watches
-            pass
-        yield
 
 
 def write_beginning(config: RunConfig, run: RunFolder, processes: int, device: str) -> None:

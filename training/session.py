@@ -15,6 +15,7 @@ from transformers import PrinterCallback, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
 from yxanul.bad_input import BadInput
+from yxanul.data.locks import only_process
 from yxanul.data.plan import Plan
 from yxanul.data.progress import answer_table, insist, say
 from yxanul.data.stream import Stream
@@ -23,7 +24,7 @@ from yxanul.evaluation.zero_shot import find_task
 from yxanul.run_folder import DONE, FAILED, GATE_FAILED, STOPPED, RunFolder
 from yxanul.training import checkpoints, model
 from yxanul.training.attention import resolve_attention
-from yxanul.training.beginning import Beginning, is_stale, only_run_in, write_beginning
+from yxanul.training.beginning import Beginning, is_stale, write_beginning
 from yxanul.training.callbacks import CurriculumCallback, Record, StopSignals, cut_lines
 from yxanul.training.compilation import resolve_compile
 from yxanul.training.config import RunConfig
@@ -96,7 +97,8 @@ class Session:
         if self.config.distill_teacher is not None:
             self._bring_teacher()
         with ExitStack() as stack:
-            self.ranks.first_writes(lambda: stack.enter_context(only_run_in(self.run)))
+            mine = only_process(self.run.lock, f"training in {self.run.path}")  # two would mix their checkpoints
+            self.ranks.first_writes(lambda: stack.enter_context(mine))
             exit_code = self._train(stack)
         if self.ranks.is_first:  # below the panel, which stays where it was
             self._say_goodbye()

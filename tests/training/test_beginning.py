@@ -6,9 +6,10 @@ import sys
 import pytest
 
 from yxanul.bad_input import BadInput
+from yxanul.data.locks import only_process
 from yxanul.data.whole_files import write_json
 from yxanul.run_folder import COMPLETE, RunFolder
-from yxanul.training.beginning import Beginning, beginning, check_folder, only_run_in, write_beginning
+from yxanul.training.beginning import Beginning, beginning, check_folder, write_beginning
 from yxanul.training.config import read_config
 
 
@@ -119,7 +120,7 @@ def test_a_folder_with_other_files_is_refused_even_by_force(run, small_config):
 
 
 def test_a_start_that_was_killed_before_it_wrote_its_config_starts_again(run, small_config):
-    with only_run_in(run):
+    with only_process(run.lock, "there"):
         (run.path / "config.yaml.partial").write_text("model: ti")
     check_folder(small_config(), run, force=False)
 
@@ -138,13 +139,6 @@ def test_with_force_it_goes_on_and_says_what_differs(begun, small_config, capsys
 def test_what_changes_no_weight_may_change(begun, small_config, capsys):
     check_folder(small_config(save_steps=7, logging_steps=7, max_bad_steps=3, validation=None), begun, force=False)
     assert capsys.readouterr().err == ""
-
-
-def test_a_second_run_in_a_folder_is_refused_until_the_first_ends(run):
-    with only_run_in(run), pytest.raises(BadInput, match="another process is training in .*/run: wait for it"):
-        only_run_in(run).__enter__()
-    with only_run_in(run):
-        pass
 
 
 def test_the_config_in_the_folder_is_the_recipe(begun, small_config):

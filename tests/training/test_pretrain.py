@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from yxanul.__main__ import main
+from yxanul.data.locks import only_process
 from yxanul.run_folder import RunFolder
-from yxanul.training.beginning import only_run_in
 from yxanul.training.launch import processes
 
 STEPS = 20  # of the small recipe; its stages end at 12 and 20
@@ -234,7 +234,7 @@ def test_a_resume_logs_each_step_once_and_each_start_leaves_an_entry(run):
 
 def test_a_folder_that_another_process_trains_in_is_refused(run):
     second = run()
-    with only_run_in(RunFolder(second.folder)):
+    with only_process(RunFolder(second.folder).lock, "there"):
         assert second() == 2
     assert f"another process is training in {second.folder}" in second.said()
     assert [file.name for file in second.folder.iterdir()] == ["lock"]
