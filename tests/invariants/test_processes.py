@@ -7,18 +7,14 @@ STEPS = 20
 COMPARED = 12  # tiny models are chaotic: the first twelve steps, at the small recipe's tame learning rate
 
 
-@pytest.fixture(scope="module")
-def one(run):
-    finished = run()
-    assert finished() == 0, finished.said()
-    return finished
+@pytest.fixture
+def one(undisturbed):
+    return undisturbed(1)
 
 
-@pytest.fixture(scope="module")
-def two(run):
-    finished = run()
-    assert finished(processes=2) == 0, finished.said()
-    return finished
+@pytest.fixture
+def two(undisturbed):
+    return undisturbed(2)
 
 
 @pytest.fixture(scope="module")

@@ -151,3 +151,17 @@ def run(bins, tmp_path_factory):
         return Run(write_recipe(bins, folder / "recipe.yaml", changes), folder / "run")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def undisturbed(run):
+    """`undisturbed(processes)`: the small recipe's run, finished once for all tests that compare with it."""
+    runs = {}
+
+    def get(processes):
+        if processes not in runs:
+            runs[processes] = run()
+            assert runs[processes](processes=processes) == 0, runs[processes].said()
+        return runs[processes]
+
+    return get

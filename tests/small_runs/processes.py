@@ -35,6 +35,7 @@ def start(words, processes, trouble, output):
 
 def _child(words, variables, output):
     os.environ.update(variables)
+    multiprocessing.set_start_method("fork", force=True)  # else a data worker starts a server of its own
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)

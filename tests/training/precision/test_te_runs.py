@@ -18,11 +18,9 @@ def one(run):
     return whole
 
 
-@pytest.fixture(scope="module")
-def plain(run):
-    whole = run()
-    assert whole() == 0, whole.said()
-    return whole
+@pytest.fixture
+def plain(undisturbed):
+    return undisturbed(1)
 
 
 def assert_near(found, expected, most):
