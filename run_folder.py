@@ -11,6 +11,7 @@ RUN/config.yaml          the resolved recipe, every default written out
 
 import json
 import os
+import re
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,12 @@ def read_metrics(file: Path, containing: str = "", last: int | None = None) -> I
         wanted = (line for line in lines if containing in line and line.endswith("\n"))
         for line in wanted if last is None else deque(wanted, maxlen=last):
             yield json.loads(line)
+
+
+def bits_per_byte(line: dict[str, Any]) -> dict[str, float]:
+    """The held-out figure of each domain in a line of metrics.jsonl; their mean is none of them."""
+    found = {re.fullmatch("eval_(.+)_bits_per_byte", key): value for key, value in line.items()}
+    return {match[1]: value for match, value in found.items() if match and value is not None}
 
 
 def flaw(folder: Path) -> str | None:

@@ -9,7 +9,6 @@ Not here: the figures themselves (metrics.jsonl has them, before they come here)
 """
 
 import math
-import re
 import time
 from typing import Any, TextIO
 
@@ -20,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from yxanul.run_folder import bits_per_byte
 from yxanul.shell import is_quiet
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -118,12 +118,6 @@ class Console:
         reached = self.stages.index(self.last["stage"])
         styles = ["green"] * reached + ["bold cyan"] + ["dim"] * len(self.stages)
         return Text(" → ").join(Text(stage, style) for stage, style in zip(self.stages, styles, strict=False))
-
-
-def bits_per_byte(metrics: dict[str, Any]) -> dict[str, float]:
-    """The held-out figure of each domain in a line of metrics.jsonl; their mean is none of them."""
-    found = {re.fullmatch("eval_(.+)_bits_per_byte", key): value for key, value in metrics.items()}
-    return {match[1]: value for match, value in found.items() if match and value is not None}
 
 
 def sparkline(values: list[float], width: int) -> str:

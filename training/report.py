@@ -20,7 +20,7 @@ from typing import Any
 from yxanul.bad_input import BadInput
 from yxanul.data.progress import say
 from yxanul.data.whole_files import write_whole
-from yxanul.run_folder import RunFolder, read_metrics
+from yxanul.run_folder import RunFolder, bits_per_byte, read_metrics
 from yxanul.shell import command
 from yxanul.training.line_chart import Band, Line
 
@@ -70,15 +70,7 @@ class Report:
     def bits_per_byte(self) -> dict[str, dict[str, float]]:
         """At the start and at each stage's end, by domain."""
         places = {"at the start": 0} | {f"after {stage.name}": stage.end for stage in self.stages}
-        scored = {
-            line["tokens"]: {
-                match[1]: value
-                for key, value in line.items()
-                if (match := re.fullmatch(r"eval_(.+)_bits_per_byte", key)) and value is not None
-            }
-            for line in self.lines
-            if "eval_bits_per_byte" in line
-        }
+        scored = {line["tokens"]: bits_per_byte(line) for line in self.lines if "eval_bits_per_byte" in line}
         return {place: scored[tokens] for place, tokens in places.items() if tokens in scored}
 
     def alerts(self) -> list[tuple[int, str]]:

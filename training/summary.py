@@ -14,8 +14,7 @@ from rich.table import Table
 from yxanul.data.plan import Plan
 from yxanul.data.progress import answer, answer_table
 from yxanul.evaluation.bits_per_byte import HeldOut
-from yxanul.run_folder import RunFolder, read_metrics
-from yxanul.training.console import bits_per_byte
+from yxanul.run_folder import RunFolder, bits_per_byte, read_metrics
 
 
 def print_summary(run: RunFolder, plan: Plan, held_out: dict[str, HeldOut], tokenizer: Any) -> None:
