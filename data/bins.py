@@ -72,7 +72,7 @@ class TokenBin:
         parts = []
         while start < stop:
             number, offset = divmod(start, self._file_tokens)
-            parts.append(self._tokens_of(number)[offset : offset + stop - start])
+            parts.append(self._mapped(token_file(number))[offset : offset + stop - start])
             start += len(parts[-1])
         return parts[0] if len(parts) == 1 else np.concatenate(parts or [np.empty(0, self.dtype)])
 
@@ -85,32 +85,30 @@ class TokenBin:
             gathered[piece] = self.read(int(starts[piece]), int(starts[piece]) + length)
         for number in np.unique(numbers[~crossing]):
             here = np.flatnonzero((numbers == number) & ~crossing)
-            gathered[here] = self._tokens_of(int(number))[offsets[here, None] + np.arange(length)]
+            gathered[here] = self._mapped(token_file(int(number)))[offsets[here, None] + np.arange(length)]
         return gathered
 
     @property
     def document_ends(self) -> np.ndarray:
-        return self._mapped(DOCUMENTS, INDEX_DTYPES[DOCUMENTS])
+        return self._mapped(DOCUMENTS)
 
     @property
     def document_bytes(self) -> np.ndarray:
-        return self._mapped(BYTES, INDEX_DTYPES[BYTES])
+        return self._mapped(BYTES)
 
     @property
     def row_lengths(self) -> np.ndarray:
         """Of a packed bin: real tokens of every row, padding is behind them. Of conversations: learnt ones."""
-        return self._mapped(ROWS, INDEX_DTYPES[ROWS])
+        return self._mapped(ROWS)
 
     @property
     def marks(self) -> np.ndarray:
         """Of conversations: for each stored id LEARNT, BEGINS, or neither."""
-        return self._mapped(MARKS, INDEX_DTYPES[MARKS])
+        return self._mapped(MARKS)
 
-    def _tokens_of(self, number: int) -> np.ndarray:
-        return self._mapped(token_file(number), self.dtype)
-
-    def _mapped(self, name: str, dtype: np.dtype) -> np.ndarray:
+    def _mapped(self, name: str) -> np.ndarray:
         if name not in self._maps:
+            dtype = INDEX_DTYPES.get(name, self.dtype)
             count = self.manifest["files"][name]["bytes"] // dtype.itemsize
             # An empty file cannot be mapped. A plain view, because np.memmap's own slices cost a microsecond each
             self._maps[name] = np.asarray(np.memmap(self.folder / name, dtype, "r")) if count else np.empty(0, dtype)
