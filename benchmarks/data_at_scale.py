@@ -49,7 +49,7 @@ def part_speed(texts: list[str], tokenizer: str, folder: Path) -> tuple[float, i
     job = Job(load_tokenizer(tokenizer), 0.0, 0, None)
     reader = SimpleNamespace(findings=lambda: (Finding(text, "") for text in texts))
     began = time.process_time()
-    Preparer(job).write(Task("part", "", Part("part", reader), None), folder, lambda documents, tokens: None)
+    Preparer(job).write(Task("part", "", Part(reader), None), folder, lambda documents, tokens: None)
     seconds = time.process_time() - began
     tokens = (folder / "tokens.bin").stat().st_size // job.dtype.itemsize
     return tokens / seconds, tokens

@@ -72,7 +72,7 @@ class TokenParts(PipelineStep):
         write_json(note, settings)
         if not folder.exists():
             contaminated = Contaminated(settings["decontaminate"]) if settings["decontaminate"] else None
-            task = Task(folder.name, SOURCE, Part(folder.name, _Stream(data)), None)
+            task = Task(folder.name, SOURCE, Part(_Stream(data)), None)
             Preparer(_job(settings, contaminated)).write(task, folder, self._report)
 
     def _report(self, documents: int, tokens: int) -> None:

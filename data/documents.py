@@ -94,7 +94,6 @@ class Rules:
 class Part:
     """A piece of a source that can be read alone, in any process; the pieces do not depend on how many there are."""
 
-    name: str
     reader: Reader | TokenFile
     rules: Rules = Rules()
 

@@ -61,7 +61,7 @@ def open_source(spec: str, strict: bool = False, conversations: bool = False) ->
     if most is not None and least > most:
         raise BadInput(f"{spec}: min_characters={least} is above max_characters={most}.")
     rules = Rules(least, most, values.get("limit"), strict)
-    parts = tuple(Part(f"{index:05d}", reader, rules) for index, reader in enumerate(readers))
+    parts = tuple(Part(reader, rules) for reader in readers)
     if kind != "raw":
         _check_not_empty(spec, parts)
     return Source(spec, kind, parts, {"spec": spec, **identity})
