@@ -1,6 +1,7 @@
 """A tokenizer, the same with a chat template, and a small run of fine-tuning, for tests of conversations."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -22,12 +23,16 @@ def trained(special):
     return backend
 
 
-@pytest.fixture
-def base(tmp_path):
+def make_base(folder):
     from yxanul.data.tokenizers import save_tokenizer
 
-    save_tokenizer(trained(["<|endoftext|>", "<|pad|>"]), tmp_path / "base")
-    return tmp_path / "base"
+    save_tokenizer(trained(["<|endoftext|>", "<|pad|>"]), folder / "base")
+    return folder / "base"
+
+
+@pytest.fixture
+def base(tmp_path):
+    return make_base(tmp_path)
 
 
 @pytest.fixture
@@ -42,27 +47,34 @@ def made(base, tmp_path):
     return make
 
 
-@pytest.fixture
-def chat(tmp_path, made):
-    """The folder of a tokenizer with a template, bins of conversations, and a model of its vocabulary."""
+@pytest.fixture(scope="session")
+def first_chat(tmp_path_factory):
+    """What `chat` copies; nobody changes it."""
     import torch
 
     from yxanul import YxanulConfig, YxanulForCausalLM
-    from yxanul.data.chat_templates import load_chat_tokenizer
+    from yxanul.data.chat_templates import load_chat_tokenizer, make_chat_tokenizer
     from yxanul.data.prepare import prepare
 
-    file = tmp_path / "talk.jsonl"
+    folder = tmp_path_factory.mktemp("chat")
+    file, tokenizer = folder / "talk.jsonl", folder / "chat"
     talks = [{"question": f"Say {'so ' * (n % 5)}{n}.", "answer": f"{n} " * (1 + n % 6)} for n in range(300)]
     file.write_text("".join(json.dumps(talk) + "\n" for talk in talks))
-    tokenizer = made("user-assistant")
-    prepare([str(file)], str(tokenizer), tmp_path / "bins", held_out=0.2, pack=LENGTH, conversations="answers")
+    make_chat_tokenizer(str(make_base(folder)), "user-assistant", tokenizer)
+    prepare([str(file)], str(tokenizer), folder / "bins", held_out=0.2, pack=LENGTH, conversations="answers")
     torch.manual_seed(3)
     vocabulary = load_chat_tokenizer(tokenizer).vocabulary_size
     model = YxanulForCausalLM(YxanulConfig(**SHAPE | {"vocab_size": vocabulary, "initializer_range": 0.2}))
-    model.save_pretrained(tmp_path / "model")
+    model.save_pretrained(folder / "model")
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / "model" / name).write_text((tmp_path / "base" / name).read_text())
-    return tmp_path
+        shutil.copy(folder / "base" / name, folder / "model")
+    return folder
+
+
+@pytest.fixture
+def chat(first_chat, tmp_path):
+    """The folder of a tokenizer with a template, bins of conversations, and a model of its vocabulary."""
+    return shutil.copytree(first_chat, tmp_path, dirs_exist_ok=True)
 
 
 def recipe(folder, **changes):
