@@ -50,7 +50,7 @@ def test_it_sends_what_is_missing_and_the_second_time_nothing(folder, arrived, c
 def test_after_a_failure_the_same_command_goes_on(folder, arrived, capsys):
     arrived.fails_at = 3
     assert main(["track", str(folder.path), "--to", "wandb"]) == 5
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.startswith("wandb: ConnectionError: reset by https://***@example.org. wandb may lack the last ")
     assert f"`yxanul track {folder.path} --to wandb` sends them." in said
     arrived.fails_at = None
