@@ -130,7 +130,7 @@ def all_steps(quick: bool) -> list[Step]:
         Step("what SuperBPE would give", ["tokenizer", "compare", "bins/demo/tokenizer", "bins/superbpe", *TEXT]),
         Step(
             "the model, loaded by transformers alone, solves problems that it never saw",
-            ["yxanul.demo_problems", base],
+            ["yxanul.demo_problems", base, "--plain"],
         ),
         Step(
             "what it knows, in bits per byte of text that it never saw",

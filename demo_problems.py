@@ -1,9 +1,13 @@
 """`python -m yxanul.demo_problems MODEL`: transformers alone loads a model, and asks it what no training text holds.
 
+    python -m yxanul.demo_problems runs/demo/final --plain      # a base model: as a document that it goes on with
+    python -m yxanul.demo_problems runs/sft/final               # in the tokenizer's chat template
+
 Built-in problems, as recipes/demo.yaml and recipes/sft.yaml take them. Greedy; right is the same result behind `####`.
 """
 
 import sys
+from typing import Any
 
 from yxanul.data.builtin import ProblemReader
 from yxanul.data.documents import is_held_out
@@ -17,7 +21,7 @@ SHOWN = 2
 LONGEST_ANSWER = 48  # tokens
 
 
-def main(model: str) -> None:
+def main(model: str, plain: bool) -> None:
     """Imports nothing of Yxanul's model: what a checkpoint needs travels in its folder."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -27,7 +31,9 @@ def main(model: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", trust_remote_code=True)
     loaded = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=True).eval()
     for about, problems in new_problems().items():
-        batch = tokenizer([prompt(tokenizer, problem) for problem in problems], return_tensors="pt", padding=True)
+        batch = tokenizer(
+            [prompt(tokenizer, problem, plain) for problem in problems], return_tensors="pt", padding=True
+        )
         with torch.inference_mode():
             made = loaded.generate(**batch, max_new_tokens=LONGEST_ANSWER, do_sample=False)
         texts = tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -38,12 +44,12 @@ def main(model: str) -> None:
             say(f"  {problem.question}\n    {answer}  ({'right' if is_right else 'wrong'})")
 
 
-def prompt(tokenizer, problem: Problem) -> str:
-    """As training showed it: in the chat template, or as a document behind the end of another."""
-    if tokenizer.chat_template:
-        turn = [{"role": "user", "content": problem.question}]
-        return tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return f"{tokenizer.eos_token}Question: {problem.question}\nAnswer:"
+def prompt(tokenizer: Any, problem: Problem, plain: bool) -> str:
+    """As training showed it; a document stands behind the end of another."""
+    if plain:
+        return f"{tokenizer.eos_token}Question: {problem.question}\nAnswer:"
+    turn = [{"role": "user", "content": problem.question}]
+    return tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
 
 
 def new_problems() -> dict[str, list[Problem]]:
@@ -70,4 +76,4 @@ def result(answer: str) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], plain="--plain" in sys.argv[2:])

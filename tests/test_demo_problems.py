@@ -37,7 +37,8 @@ def test_a_result_stands_behind_the_mark(answer, wanted):
     assert demo_problems.result(answer) == wanted
 
 
-def test_a_model_is_loaded_in_a_fresh_process_by_transformers_alone(tmp_path, monkeypatch):
+@pytest.mark.parametrize("flag", [["--plain"], []])
+def test_a_model_is_loaded_in_a_fresh_process_by_transformers_alone(flag, tmp_path, monkeypatch):
     """One that has learnt nothing solves nothing, and says so."""
     from transformers import AutoTokenizer
 
@@ -50,6 +51,8 @@ def test_a_model_is_loaded_in_a_fresh_process_by_transformers_alone(tmp_path, mo
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     config = YxanulConfig(vocab_size=400, hidden_size=32, intermediate_size=48, num_hidden_layers=1, **heads)
     YxanulForCausalLM(config).save_pretrained("final")
-    solving = subprocess.run([sys.executable, "-m", "yxanul.demo_problems", "final"], capture_output=True, text=True)
+    solving = subprocess.run(
+        [sys.executable, "-m", "yxanul.demo_problems", "final", *flag], capture_output=True, text=True
+    )
     assert solving.returncode == 0, solving.stderr
     assert "sums, new questions: 0 of 40 right" in solving.stderr
