@@ -1,4 +1,4 @@
-# make demo     from nothing to a model that answers, in every form that people load: ten minutes, offline; QUICK=1: three
+# make demo     from nothing to a model that answers, in every form that people load: 12 minutes, offline; QUICK=1: three
 # make test     everything that CI runs            make check          ruff (lint, format) and mypy
 # make format   let ruff rewrite the files         make test-upstream  transformers' own model tests, on our model
 # make bench    benchmarks/gpu.sh: three hours of one GPU, or without one a small run of eight CPU minutes

@@ -1,6 +1,6 @@
 """`yxanul demo`: from nothing to a model that answers, in every form that people load, offline, on a laptop.
 
-    yxanul demo                 # about ten minutes of one core; everything lies in yxanul-demo/
+    yxanul demo                 # about twelve minutes of one core; everything lies in yxanul-demo/
     yxanul demo --quick         # the same way in about three, with a model that learns little
 
 Every step is a command that you could type, and is printed as one: run it alone in that folder to see more of it.
@@ -141,7 +141,10 @@ def all_steps(quick: bool) -> list[Step]:
             ["sft", "sft", "--out", "runs/sft", *(QUICK_TUNING if quick else [])],
             makes=tuned,
         ),
-        Step("the same text after fine-tuning", ["evaluate", tuned, *tasks, "--out", "results/after"]),
+        Step(
+            "the same text after fine-tuning, which was on conversations alone",
+            ["evaluate", tuned, *tasks, "--out", "results/after"],
+        ),
         Step(
             "what has changed, with intervals",
             ["compare", "results/before", "results/after", "--html", "compare.html"],
