@@ -219,7 +219,10 @@ def paired_difference(metric: str, values: np.ndarray, higher_is_better: bool = 
 def mcnemar(gained: int, lost: int) -> float:
     """Exact and two-sided: were the samples that changed as likely to change either way?"""
     n = gained + lost
-    tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
+    ways = tail = 1  # to choose k of n, each from the one before: thousands of samples may change
+    for k in range(min(gained, lost)):
+        ways = ways * (n - k) // (k + 1)
+        tail += ways
     return float(min(1.0, 2 * tail / 2**n)) if n else 1.0
 
 
