@@ -13,8 +13,8 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from yxanul.bad_input import BadInput
@@ -54,6 +54,19 @@ def is_quiet() -> bool:
     return os.environ.get(OUTPUT) == "quiet"
 
 
+@contextmanager
+def silenced(level: int) -> Iterator[None]:
+    """Log records up to this level and warnings go nowhere; what was silent before stays so afterwards."""
+    earlier = logging.root.manager.disable
+    logging.disable(max(level, earlier))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(earlier)
+
+
 def exit_code(verb: str, main: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Runs a verb; of several processes the first one speaks."""
     given = [flag.removeprefix("--") for flag in EVERYWHERE if flag in arguments]
@@ -70,10 +83,7 @@ def exit_code(verb: str, main: Callable[[list[str]], int], arguments: list[str])
             stack.callback(os.environ.update, {OUTPUT: os.environ.get(OUTPUT, "")})
             os.environ[OUTPUT] = given[-1]
         if not is_verbose:
-            stack.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")
-            stack.callback(logging.disable, logging.root.manager.disable)
-            logging.disable(logging.WARNING)
+            stack.enter_context(silenced(logging.WARNING))
         if not is_verbose and (is_quiet() or not sys.stderr.isatty()):
             for name in NO_BARS - os.environ.keys():
                 stack.callback(os.environ.pop, name)

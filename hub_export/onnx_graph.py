@@ -6,13 +6,12 @@
 A factorised embedding stays two small factors. Not here: files beside the graph, checks (onnx.py, onnx_client.py).
 """
 
-import contextlib
 import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from yxanul.shell import silenced
 
 # `num_logits_to_keep` n: logits of the last n tokens alone, 0: of all. For a prompt they would be length x vocabulary.
 KEEP = "num_logits_to_keep"
@@ -57,7 +56,8 @@ def onnx_graph(model: Any) -> Any:
     two = {0: auto, 1: auto}
     attention = config._attn_implementation
     model.set_attn_implementation("eager")
-    with _quiet(), torch.no_grad():
+    # they speak of torchvision and of deprecations in torch itself
+    with silenced(logging.WARNING), torch.no_grad():
         program = torch.onnx.export(
             WithCache(),
             inputs,
@@ -74,18 +74,6 @@ def onnx_graph(model: Any) -> Any:
     _name_dimensions(graph)
     _keep_logits(graph)
     return graph
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """They speak of torchvision, of deprecations in torch itself, and of preparing a graph that is prepared."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def cache_names(config: Any, prefix: str) -> list[str]:
@@ -139,7 +127,7 @@ def save(graph: Any, kind: str, path: Path) -> None:
     if kind in ("fp32", "fp16"):
         onnx.save(graph, path)
         return
-    with _quiet():
+    with silenced(logging.WARNING):  # of preparing a graph that is prepared
         _quantise(_untied(graph), kind, path)
 
 

@@ -14,6 +14,7 @@ import pytest
 from yxanul import completion
 from yxanul.__main__ import VERBS, main
 from yxanul.data.progress import Progress, answer_table, say
+from yxanul.shell import silenced
 
 WITHOUT_FIGURES = {"demo", "pretrain", "sft", "merge", "chat", "generate", "report", "track", "completion"}
 WITHOUT_FIGURES |= {"data", "tokenizer", "data publish"}
@@ -118,6 +119,8 @@ def test_quiet_does_not_hide_what_went_wrong_and_verbose_says_where(capsys):
 
 
 def noisy(arguments):
+    with silenced(logging.WARNING):
+        logging.getLogger("some.library").warning("a silenced part of it, which ends in what was silent before")
     warnings.warn("a library's warning", UserWarning, stacklevel=1)
     logging.getLogger("some.library").warning("a library's log")
     return 0

@@ -22,6 +22,7 @@ import psutil  # one of accelerate's requirements
 
 from yxanul.bad_input import BadInput
 from yxanul.run_folder import DONE, FAILED, STOPPED
+from yxanul.shell import silenced
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 10.0  # seconds that a rank gives local rank 0 to end first
@@ -50,7 +51,11 @@ def start(module: str, arguments: list[str], processes: int) -> int:
         + ["--log_dir", os.devnull, "--module", module, *arguments]
     )
     options.signals_to_handle = "SIGQUIT"  # the agent would raise at the others, wait 30 s and kill
-    with environment({} if gpus else {"ACCELERATE_USE_CPU": "true"}), _quiet(), _Signals() as signals:
+    with (
+        environment({} if gpus else {"ACCELERATE_USE_CPU": "true"}),
+        silenced(logging.CRITICAL),  # the agent's reports of how its ranks ended: a rank says that itself
+        _Signals() as signals,
+    ):
         try:
             multi_gpu_launcher(options)
         except ChildFailedError as error:
@@ -134,13 +139,3 @@ def environment(changes: dict[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ |= earlier
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the agent's reports of how its ranks ended: a rank says that itself, in a sentence."""
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
