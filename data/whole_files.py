@@ -36,7 +36,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     try:
         with claimed(partial):
             yield partial
-        partial.rename(folder)
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
     sync_folder(folder.parent)
