@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yxanul.bad_input import BadInput
+from yxanul.data.hub_reach import offline_where_no_hub_is
 from yxanul.hub_export.staging import CONFIG, find_subject, read_object
 
 # What a tokenizer and generation are made of, beside the weights
@@ -88,6 +89,7 @@ def _download(name: str) -> Path:
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
 
+    offline_where_no_hub_is()
     try:
         return Path(snapshot_download(name, allow_patterns=list(WANTED)))
     except hub.HFValidationError:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 from contextlib import contextmanager
 
@@ -163,9 +164,15 @@ def test_a_missing_package_names_the_extra(exportable, monkeypatch, tmp_path):
         main([str(exportable()), "--to", "int8", "--out", str(tmp_path / "out")])
 
 
-def test_what_is_no_model_is_refused_with_what_to_give(exportable, tmp_path):
+def test_a_hub_that_is_not_there_is_asked_once(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(BadInput, match="is no folder here, and the Hub cannot be reached"):
         open_source("nobody/nothing")
+    assert os.environ["HF_HUB_OFFLINE"] == "1", "so that nothing tries again and again"
+
+
+def test_what_is_no_model_is_refused_with_what_to_give(exportable, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(BadInput, match="it has no config.json"):
