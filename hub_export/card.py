@@ -127,7 +127,7 @@ def _model_index(about: About, facts: Facts) -> list[Any]:
                 metric_name=metric,
                 metric_value=value,
                 metric_args={"stderr": error},
-                source_name=f"{result['command'].split(' --')[0].split(' /')[0]}",
+                source_name=result["command"].split(" --")[0].split(" /")[0],
                 source_url=f"https://huggingface.co/{about.repo}/tree/main/eval",
             )
         )

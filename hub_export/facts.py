@@ -12,6 +12,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def _opened_bare(staged: Path, exact: bool) -> dict[str, Any]:
     limits = Limits(1e-4, 1e-4, 1e-5, True, "the same files, in another process")
     if not exact:
         limits = Limits(None, 0.03, 0.01, False, "the same files, computed in 16 bits")
-    row = _judged(Source(str(staged), staged), lambda: BareTransformers(staged, trust_remote_code=True), limits)
+    row = _judged(Source(str(staged), staged), partial(BareTransformers, staged, trust_remote_code=True), limits)
     return {"target": BARE, "rows": [row]}
 
 
@@ -161,8 +162,8 @@ def _opened_in_peft(staged: Path, base: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise BadInput(f"the adapter does not fit its base {base}, so nothing was sent: {reason}.") from None
     limits = Limits(1e-3, 1e-3, 1e-4, True, "fp32; merged weights are rounded once more")
-    opened = lambda: BareTransformers(base, trust_remote_code=True, adapter=staged)  # noqa: E731
-    return {"target": BARE, "rows": [_judged(merged, opened, limits)]}
+    client = partial(BareTransformers, base, trust_remote_code=True, adapter=staged)
+    return {"target": BARE, "rows": [_judged(merged, client, limits)]}
 
 
 def _judged(source: Source, opened: Callable[[], Any], limits: Any) -> dict[str, Any]:

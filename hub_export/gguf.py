@@ -5,6 +5,7 @@ Beside the files lie the tokenizer's own, for clients that read no tokenizer fro
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,17 +77,16 @@ def write(source: Source, folder: Path, types: Sequence[str]) -> Iterator[Artefa
             notes = write_gguf(file, llama, tokenizer, kind)
         if tokenizer.pre != "gpt-2" and not llama_cpp.is_installed():
             notes.append(UNREAD)
-        yield Artefact(file, f"gguf {kind}", _openers(file, source, tokenizer.pre), LIMITS[kind], tuple(notes))
+        yield Artefact(file, f"gguf {kind}", _clients(file, source, tokenizer.pre), LIMITS[kind], tuple(notes))
     passed = [file for kind in types if (file := folder / f"{source.file_name}-{kind}.gguf").exists()]
     if passed:
         text = modelfile(passed[-1].name, source.tokenizer, source.config.max_position_embeddings)
         (folder / "Modelfile").write_text(text, encoding="utf-8")
 
 
-def _openers(file: Path, source: Source, pre: str) -> list[Any]:
+def _clients(file: Path, source: Source, pre: str) -> list[Any]:
     excuses = {} if pre == "gpt-2" else {"tokenizer": AS_GPT2}
-    openers: list[Any] = [lambda: BareTransformers(file, excuses=excuses)]
+    clients: list[Any] = [partial(BareTransformers, file, excuses=excuses)]
     if llama_cpp.is_installed():
-        context = min(source.config.max_position_embeddings, 512)
-        openers.append(lambda: LlamaCpp(file, context))
-    return openers
+        clients.append(partial(LlamaCpp, file, min(source.config.max_position_embeddings, 512)))
+    return clients

@@ -4,11 +4,14 @@ A factorised embedding becomes the full table (computed in fp64): the same logit
 hidden_act. What no Llama can compute is refused: learned positions, a soft cap on the logits.
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from yxanul.bad_input import BadInput
+from yxanul.hub_export.bare import BareTransformers
 from yxanul.hub_export.source import BESIDE, Source
 from yxanul.hub_export.verify import Artefact, Limits
 
@@ -67,8 +70,6 @@ def merged(source: Source) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    if reason := why_not_llama(source.config):
-        raise BadInput(reason)
     config = LlamaConfig(**{name: getattr(source.config, name) for name in SAME_FIELDS}, dtype="float32")
     state = {name: weight.detach() for name, weight in source.model.state_dict().items()}
     state = {name: weight for name, weight in state.items() if not name.startswith("lm_head.")}
@@ -100,19 +101,11 @@ def write(source: Source, folder: Path, types: Sequence[str]) -> Iterator[Artefa
     merged(source).save_pretrained(folder)
     copy_beside(source, folder)
     notes = () if source.config.hidden_act == "silu" else (NO_GEGLU,)
-    yield Artefact(folder, "llama", [lambda: _client(folder)], LIMITS, notes)
-
-
-def _client(folder: Path) -> Any:
-    from yxanul.hub_export.bare import BareTransformers
-
-    return BareTransformers(folder)
+    yield Artefact(folder, "llama", [partial(BareTransformers, folder)], LIMITS, notes)
 
 
 def copy_beside(source: Source, folder: Path) -> None:
     """The tokenizer and generation's settings, as they are; what is there stays."""
-    import shutil
-
     for name in BESIDE:
         if (source.folder / name).is_file() and not (folder / name).exists():
             shutil.copyfile(source.folder / name, folder / name)

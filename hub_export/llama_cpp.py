@@ -1,6 +1,7 @@
 """llama.cpp's own quantiser, where llama-cpp-python is installed: K-quants. The client is in bare.py."""
 
 import ctypes
+import functools
 import importlib.util
 import os
 from pathlib import Path
@@ -15,7 +16,7 @@ def quantize(source: Path, target: Path, kind: str) -> None:
     """By llama.cpp's rules of which tensor gets which type."""
     import llama_cpp
 
-    llama_cpp.llama_log_set(_kept(llama_cpp.llama_log_callback(lambda level, text, data: None)), ctypes.c_void_p(0))
+    llama_cpp.llama_log_set(_silence(), ctypes.c_void_p(0))
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
     parameters.nthread = int(os.environ.get("OMP_NUM_THREADS", "0")) or 1
@@ -24,10 +25,8 @@ def quantize(source: Path, target: Path, kind: str) -> None:
         raise RuntimeError(f"llama.cpp could not write {kind} (code {code})")
 
 
-_callbacks: list[Any] = []
+@functools.cache  # llama.cpp holds a bare pointer to it
+def _silence() -> Any:
+    import llama_cpp
 
-
-def _kept(callback: Any) -> Any:
-    """llama.cpp holds a bare pointer to it."""
-    _callbacks[:] = [callback]
-    return callback
+    return llama_cpp.llama_log_callback(lambda level, text, data: None)

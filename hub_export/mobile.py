@@ -7,11 +7,13 @@ this one opens the very graph that `onnx` makes, and opens here too.
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from yxanul.data.whole_files import write_json
 from yxanul.hub_export import onnx
 from yxanul.hub_export.onnx_client import OnnxRuntime
 from yxanul.hub_export.source import Source
@@ -20,10 +22,7 @@ from yxanul.hub_export.verify import Artefact
 TYPES = onnx.TYPES
 DEFAULT = ("int8",)
 NEEDS = onnx.NEEDS
-
-
-def check(source: Source, types: Sequence[str]) -> None:
-    onnx.check(source, types)
+check = onnx.check
 
 
 def write(source: Source, folder: Path, types: Sequence[str]) -> Iterator[Artefact]:
@@ -54,7 +53,7 @@ def _convert(graph: Path, path: Path) -> None:
 def _copy_beside(made: Path, folder: Path) -> None:
     for file in made.iterdir():
         if file.is_file():
-            (folder / file.name).write_bytes(file.read_bytes())
+            shutil.copyfile(file, folder / file.name)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     del config["transformers.js_config"]
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", config)

@@ -8,12 +8,14 @@ Factorised embeddings, GEGLU and learned positions need no twin elsewhere: the g
 
 import copy
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from yxanul.bad_input import BadInput
+from yxanul.data.whole_files import write_json
 from yxanul.hub_export.onnx_client import OnnxRuntime
 from yxanul.hub_export.onnx_graph import onnx_graph, save
 from yxanul.hub_export.source import Source
@@ -48,9 +50,8 @@ def check(source: Source, types: Sequence[str]) -> None:
                 f"onnx: {kind} of {source.parameters:,} parameters is made from a graph of {size / 1e9:.1f} GB, and "
                 "an ONNX file holds 2 GB: take --types fp16,q4f16, or another target."
             )
-    if "chat_template" in _tokenizer_config(source) or not source.tokenizer.chat_template:
-        return
-    if not isinstance(source.tokenizer.chat_template, str):
+    template = source.tokenizer.chat_template
+    if template and not isinstance(template, str) and "chat_template" not in _tokenizer_config(source):
         raise BadInput("onnx: the tokenizer has several chat templates, and one is expected: keep one.")
 
 
@@ -81,16 +82,16 @@ def write_beside(source: Source, folder: Path, types: Sequence[str]) -> None:
             "device_config": {"wasm": {"dtype": "q8" if "q8" in names else names[0]}},
         },
     }
-    _write(folder / "config.json", config)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", config)
     template = source.tokenizer.chat_template
     settings = _tokenizer_config(source) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    _write(folder / "tokenizer_config.json", settings | ({"chat_template": template} if template else {}))
+    write_json(folder / "tokenizer_config.json", settings | ({"chat_template": template} if template else {}))
     tokenizer = json.loads((source.folder / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer["pre_tokenizer"] = _without_digits(tokenizer.get("pre_tokenizer"))
-    _write(folder / "tokenizer.json", tokenizer)
+    write_json(folder / "tokenizer.json", tokenizer)
     if (source.folder / "generation_config.json").is_file():
-        text = (source.folder / "generation_config.json").read_text(encoding="utf-8")
-        (folder / "generation_config.json").write_text(text, encoding="utf-8")
+        shutil.copyfile(source.folder / "generation_config.json", folder / "generation_config.json")
 
 
 def _without_digits(step: Any) -> Any:
@@ -108,8 +109,3 @@ def _without_digits(step: Any) -> Any:
 def _tokenizer_config(source: Source) -> dict[str, Any]:
     path = source.folder / "tokenizer_config.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _write(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

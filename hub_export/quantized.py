@@ -8,6 +8,7 @@ two are stored small: torchao's int4 for a CPU is stored in int8.
 import copy
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ class Quantized:
     def write(self, source: Source, folder: Path, types: Sequence[str]) -> Iterator[Artefact]:
         notes = self._write(source, folder)
         copy_beside(source, folder)
-        opener = lambda: BareTransformers(folder, trust_remote_code=True)  # noqa: E731 - a client is opened when needed
-        yield Artefact(folder, self._kind, [opener], self._limits, tuple(notes))
+        client = partial(BareTransformers, folder, trust_remote_code=True)
+        yield Artefact(folder, self._kind, [client], self._limits, tuple(notes))
 
 
 def _int8(source: Source, folder: Path) -> list[str]:

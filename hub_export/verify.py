@@ -6,7 +6,6 @@
 Limits come with each artefact, with the reason. Not here: how good the model is (evaluation/).
 """
 
-import json
 import math
 import sysconfig
 import time
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from yxanul.data.whole_files import write_json
 from yxanul.hub_export.markdown import grid
 from yxanul.hub_export.source import Source
 
@@ -278,7 +278,7 @@ def _texts() -> list[str]:
 
 
 def write_table(folder: Path, rows: list[Verdict], about: dict[str, Any]) -> None:
-    (folder / JSON).write_text(json.dumps(about | {"rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+    write_json(folder / JSON, about | {"rows": [asdict(row) for row in rows]})
     (folder / TABLE).write_text(table(rows) + "\n", encoding="utf-8")
 
 

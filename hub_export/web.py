@@ -6,7 +6,6 @@ WebGPU where there is one (fp16 if it was exported), else WebAssembly (int8). Wh
 ONNX Runtime's WebAssembly, comes from npm in fixed versions and stays in a cache. Not here: the page itself (page/).
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from yxanul.bad_input import BadInput
+from yxanul.data.whole_files import write_json
 from yxanul.hub_export import onnx
 from yxanul.hub_export.source import Source
 from yxanul.hub_export.verify import Artefact
@@ -62,7 +62,7 @@ def write(source: Source, folder: Path, types: Sequence[str]) -> Iterator[Artefa
         "types": {device: onnx.FILES[_for(device, passed)][1] for device in ("webgpu", "wasm") if passed},
         "examples": EXAMPLES,
     }
-    (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "settings.json", settings)
 
 
 def _kinds(source: Source, types: Sequence[str]) -> Sequence[str]:

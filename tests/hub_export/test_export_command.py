@@ -43,7 +43,7 @@ def here(monkeypatch):
 
         yield InThisProcess(AutoModelForCausalLM.from_pretrained(folder).eval())
 
-    monkeypatch.setattr(llama, "_client", opened)
+    monkeypatch.setattr(llama, "BareTransformers", opened)
 
 
 def test_an_artefact_that_is_damaged_is_removed_and_the_code_is_5(exportable, tmp_path, here, monkeypatch, capsys):
