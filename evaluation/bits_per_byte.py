@@ -22,6 +22,7 @@ from yxanul.bad_input import BadInput
 from yxanul.data.bins import TokenBin
 from yxanul.data.shuffle import permute
 from yxanul.data.stream import IGNORED, restarting_positions
+from yxanul.evaluation.text_model import evaluating
 
 # No seed of a run goes into the choice: all runs and all checkpoints answer for the same documents
 ORDER = (0,)
@@ -158,7 +159,6 @@ def _unchanged(sums: Tensor) -> Tensor:
     return sums
 
 
-@torch.no_grad()  # FSDP2 does not work in inference mode
 def evaluate(
     model: nn.Module,
     held_out: HeldOut,
@@ -169,12 +169,8 @@ def evaluate(
     reduce: Callable[[Tensor], Tensor] = _unchanged,
 ) -> DomainScore:
     """Process `rank` computes every `processes`-th batch; `reduce`, called once, sums a tensor over the processes."""
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         sums = reduce(_sums(model, held_out, device, rank, processes)).cpu().numpy()
-    finally:
-        model.train(was_training)
     correct, tokens = sums[-2:]
     assert tokens == held_out.tokens, f"{tokens:,.0f} tokens were evaluated, not {held_out.tokens:,}"
     return DomainScore(held_out.tokens, float(correct / tokens), sums[:-2] / math.log(2), held_out.document_bytes)
