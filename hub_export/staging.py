@@ -5,7 +5,7 @@
     stage_data(Path("bins/demo"), Path("fresh"))         # token bins, or records
 
 Listed files that are symbolic links are refused, and so is a text in which an access token or a private key stands.
-Code is this package's own, whatever lies in the folder. Not here: the card (card.py), the upload (push.py).
+Code is this package's own, whatever lies in the folder. Not here: the card (card.py), the upload (upload.py).
 """
 
 import json
