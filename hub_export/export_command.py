@@ -17,11 +17,12 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from yxanul.bad_input import BadInput, unknown_name
-from yxanul.data.progress import answer, insist, say
+from yxanul.data.progress import answer, answer_json, insist, say
 from yxanul.data.tokenizers import check_free
 from yxanul.data.whole_files import check_folder, remove_abandoned, whole_folder
 from yxanul.hub_export.staging import files_of
@@ -38,6 +39,8 @@ TARGETS = {
     "mobile": "yxanul.hub_export.mobile",
     "web": "yxanul.hub_export.web",
 }
+# Packages whose versions decide what is written, and what is computed with it
+COMPUTE = ["yxanul", "torch", "transformers", "gguf", "llama-cpp-python", "onnxruntime", "torchao", "bitsandbytes"]
 
 
 def main(arguments: list[str]) -> int:
@@ -54,12 +57,11 @@ def main(arguments: list[str]) -> int:
     for name, module in modules.items():
         check_packages(name, module)
 
-    from yxanul.evaluation.text_model import folder_hash
     from yxanul.hub_export.source import open_source
 
     source = open_source(options.model)
     for name, earlier in done.items():
-        if earlier["revision"] != folder_hash(source.folder):
+        if earlier["revision"] != source.revision:
             raise BadInput(
                 f"{out / name} exists already, made of another model ({earlier['model']}): give another --out, or "
                 "remove it."
@@ -69,7 +71,7 @@ def main(arguments: list[str]) -> int:
     if options.dry_run:
         plan = [{"target": name, "folder": str(out / name), "types": list(types[name])} for name in modules]
         lines = [f"{each['folder']}: {', '.join(each['types'])} of {source.folder}" for each in plan]
-        answer(json.dumps(plan, indent=2) if options.json else "\n".join(lines))
+        answer_json(plan) if options.json else answer("\n".join(lines))
         return DONE
     return export(source, modules, types, out, done, as_json=options.json)
 
@@ -84,7 +86,6 @@ def export(
     as_json: bool = False,
 ) -> int:
     """Whatever is there afterwards has passed. `done`: verification.json of targets that are there already."""
-    from yxanul.evaluation.text_model import folder_hash
     from yxanul.hub_export.verify import Reference, Verdict, table, write_table
 
     reference: Any = None
@@ -104,7 +105,7 @@ def export(
                     raise NothingPassed
                 about = {
                     "model": source.name,
-                    "revision": folder_hash(source.folder),
+                    "revision": source.revision,
                     "target": name,
                     "types": list(types[name]),
                     "files": dict(files_of(partial)),
@@ -113,7 +114,7 @@ def export(
                 write_table(partial, found, about | {"versions": _versions()})
         except NothingPassed:
             continue
-    answer(json.dumps([vars(row) for row in rows], indent=2) if as_json else table(rows))
+    answer_json([vars(row) for row in rows]) if as_json else answer(table(rows))
     failed = [row for row in rows if not row.passed]
     for row in failed:
         insist(f"yxanul: {row.artefact} is not the model and was removed: in {row.client}, {'; '.join(row.failures)}.")
@@ -188,20 +189,9 @@ def _types(modules: dict[str, Any], given: str | None) -> dict[str, Sequence[str
 
 def _versions() -> dict[str, str]:
     found = {}
-    for name in (
-        "yxanul",
-        "torch",
-        "transformers",
-        "gguf",
-        "llama-cpp-python",
-        "onnxruntime",
-        "torchao",
-        "bitsandbytes",
-    ):
-        try:
+    for name in COMPUTE:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -11,7 +11,6 @@ nothing where nothing changed. Exit codes: 0 done, 2 bad input or no rights, 5 f
 """
 
 import argparse
-import json
 import re
 import shlex
 import shutil
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from yxanul.bad_input import BadInput
-from yxanul.data.progress import answer, insist
+from yxanul.data.progress import answer, answer_json, insist
 from yxanul.data.tokenizers import check_free
 from yxanul.data.whole_files import check_folder, scratch_folder
 from yxanul.hub_export import staging
@@ -58,7 +57,7 @@ def main(arguments: list[str]) -> int:
         insist(f"  yxanul push {shlex.join(arguments)}")
         return FAILED
     if options.json:
-        answer(json.dumps(done if options.checkpoint == "all" else done[0], indent=2))
+        answer_json(done if options.checkpoint == "all" else done[0])
     return DONE
 
 

@@ -60,6 +60,12 @@ class Source:
             raise BadInput(f"the weights of {self.folder} cannot be loaded: {_first_line(error)}") from None
 
     @cached_property
+    def revision(self) -> str:
+        from yxanul.evaluation.text_model import folder_hash
+
+        return folder_hash(self.folder)
+
+    @cached_property
     def parameters(self) -> int:
         return self.model.num_parameters()
 
