@@ -1,6 +1,10 @@
-"""Small models with a tokenizer of their own, as folders that can be exported."""
+"""Small models with a tokenizer of their own, as folders that can be exported; a Hub to push to."""
+
+import time
 
 import pytest
+from hub_server.fixture import OWNER
+from small_runs.published import ROW
 
 SHAPE = {
     "vocab_size": 320,  # more rows than the tokenizer has ids, as padded vocabularies have
@@ -65,3 +69,30 @@ def exportable(tmp_path):
         return folder
 
     return make
+
+
+@pytest.fixture
+def hub(loopback_hub, monkeypatch, tmp_path):
+    """The client of this process talks to the loopback Hub as its owner."""
+    from huggingface_hub import constants
+
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "ENDPOINT": loopback_hub.url,
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "HF_TOKEN_PATH": str(tmp_path / "no-token"),
+        "HF_STORED_TOKENS_PATH": str(tmp_path / "no-tokens"),
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", OWNER)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the client waits before it tries again
+    return loopback_hub
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Without opening the files in another process, which takes seconds; one test of test_upload.py does it."""
+    from yxanul.hub_export import facts
+
+    monkeypatch.setattr(facts, "_opened_bare", lambda *arguments: {"target": "transformers", "rows": [ROW]})

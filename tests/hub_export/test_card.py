@@ -8,7 +8,9 @@ from small_runs.published import ROW
 
 from yxanul.bad_input import BadInput
 from yxanul.hub_export.card import About, Facts, check_card, eval_results, model_card
+from yxanul.hub_export.card_training import _machine
 from yxanul.hub_export.facts import _keep_one_of_each_task
+from yxanul.run_folder import RunFolder
 
 CONFIG = {
     **{"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4},
@@ -85,19 +87,12 @@ def test_a_bin_that_the_recipe_does_not_make_is_named_among_the_data(made_run):
     assert "| bin poems | not known here |" in data and "owner/stories" in data and "/home" not in data
 
 
-def test_the_energy_is_power_times_time():
-    from yxanul.hub_export import card_training
-
+def test_the_energy_is_power_times_time(tmp_path):
     lines = [{"tokens": 3600 * n, "tokens_per_second": 1.0, "power": 1000.0} for n in (1, 2)]
-
-    class Run:
-        class environment:  # noqa: N801
-            is_file = staticmethod(lambda: False)
-
-    assert dict(card_training._machine(Run, lines))["energy"].startswith(
-        "2.00 kWh by the first process's GPU in 2.00 h"
-    )
-    assert dict(card_training._machine(Run, [{"tokens": 1, "tokens_per_second": 1.0}]))["energy"] == "not measured"
+    energy = dict(_machine(RunFolder(tmp_path), lines))["energy"]
+    assert energy.startswith("2.00 kWh by the first process's GPU in 2.00 h")
+    unmeasured = [{"tokens": 1, "tokens_per_second": 1.0}]
+    assert dict(_machine(RunFolder(tmp_path), unmeasured))["energy"] == "not measured"
 
 
 def test_the_best_evaluation_is_shown_where_the_run_kept_the_best(made_run):

@@ -1,4 +1,4 @@
-"""A run's folder as a finished run leaves it, made by hand, and a verdict on its model, for tests of hub_export."""
+"""A run's folder as a finished run leaves it, made by hand, a verdict on its model, and how it is pushed."""
 
 import json
 
@@ -65,3 +65,18 @@ ROW = {
     **{"largest_logit_difference": 0.0, "greedy_equal": 72, "greedy_of": 72},
     **{"bits_per_byte": 2.0, "bits_per_byte_difference": 0.0},
 }
+PUBLISHED = {
+    *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    *("configuration_yxanul.py", "loss_yxanul.py", "modeling_yxanul.py", "README.md"),
+    *("training/config.yaml", "training/gates.json"),
+}
+
+
+def push(*words):
+    from yxanul.__main__ import main
+
+    return main(["push", *map(str, words)])
+
+
+def repository(hub, kind="models", name="owner/talk"):
+    return hub.repositories[kind, name]
