@@ -13,10 +13,10 @@ codes: 0 done, 2 bad input, or nothing could be run.
 
 import argparse
 import fnmatch
-import importlib
 import json
 import shlex
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -147,21 +147,25 @@ def _files(given: list[str], tasks: list[Any]) -> dict[str, str]:
 
 
 def _sandbox(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
-    """What runs a program; or why nothing does, in a sentence."""
     if not tasks:
         return {}
     if not options.allow_code_execution:
         raise BadInput(f"{' and '.join(tasks)}: programs that the model wrote would run: add --allow-code-execution.")
-    sandbox = importlib.import_module("yxanul.evaluation.sandbox")
+    run_program, refused = open_sandbox(IMAGE if options.sandbox == "container" else None)
+    if refused and options.sandbox == "container":
+        raise BadInput(f"{refused}.")
+    return {"run_program": run_program, "refused": refused}
 
-    place = {"container": IMAGE} if options.sandbox == "container" else {}
+
+def open_sandbox(container: str | None = None) -> tuple[Callable[[str], Any] | None, str]:
+    """What runs a program; or why nothing does."""
+    from yxanul.evaluation import sandbox
+
     try:
-        say(f"Generated programs run in the sandbox: {sandbox.level(**place)}.")
+        say(f"Generated programs run in the sandbox: {sandbox.level(container)}.")
     except sandbox.SandboxUnavailable as error:
-        if place:
-            raise BadInput(str(error)) from None
-        return {"refused": str(error)}
-    return {"run_program": partial(sandbox.run_program, timeout=3.0, **place)}  # seconds, as code_eval's
+        return None, str(error).rstrip(".")
+    return partial(sandbox.run_program, container=container), ""
 
 
 def tasks_before(out: Path, model: str, asked: str | None = None) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
         given = ["--new-tokens", str(options.new_tokens)] if options.new_tokens else []
         return chat([options.model, *given, *["--calculator"] * options.calculator])
 
-    from yxanul.evaluation.evaluate_command import tasks_before
+    from yxanul.evaluation.evaluate_command import open_sandbox, tasks_before
     from yxanul.evaluation.text_model import load
 
     out = options.out or Path("results", f"{options.model.strip('./').replace('/', '-')}-suite")
@@ -46,7 +46,10 @@ def main(arguments: list[str]) -> int:
         if options.calculator:
             say("Results in brackets are the calculator's, not the model's.")
         return 0
-    run_program, refused = _sandbox(options.allow_code_execution)
+    run_program: Callable[[str], Any] | None = None
+    refused = "programs that a model wrote run only with --allow-code-execution"
+    if options.allow_code_execution:
+        run_program, refused = open_sandbox()
     command = f"yxanul suite {shlex.join(arguments)}"
     categories = all_categories(run_program)
     for (place, model), tasks in zip(models.items(), before, strict=True):
@@ -101,19 +104,6 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         if value is not None and value < 1:
             raise BadInput(f"--{name.replace('_', '-')} {value} must be at least 1.")
     return options
-
-
-def _sandbox(allowed: bool) -> tuple[Callable[[str], Any] | None, str]:
-    """What runs a program; or why nothing does."""
-    if not allowed:
-        return None, "programs that a model wrote run only with --allow-code-execution"
-    from yxanul.evaluation import sandbox
-
-    try:
-        say(f"Generated programs run in the sandbox: {sandbox.level()}.")
-    except sandbox.SandboxUnavailable as error:
-        return None, str(error).rstrip(".")
-    return sandbox.run_program, ""
 
 
 def _form(subject: Any, plain: bool) -> str:

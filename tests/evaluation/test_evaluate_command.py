@@ -144,10 +144,10 @@ def sandbox(monkeypatch):
     """Stands for the real one."""
     fake = types.ModuleType("yxanul.evaluation.sandbox")
     fake.SandboxUnavailable = type("SandboxUnavailable", (RuntimeError,), {})
-    fake.level = lambda **place: "a test's"
+    fake.level = lambda container: "a test's"
     fake.programs = []
 
-    def run_program(program, timeout, **place):
+    def run_program(program, **place):
         fake.programs.append((program, place))
         return types.SimpleNamespace(passed="def add" in program, reason="a test")
 
@@ -178,7 +178,7 @@ class TestPrograms:
         assert not sandbox.programs[2][0].startswith(samples[0]["prompt"]), "stripped"
 
     def test_without_a_sandbox_they_are_not_run_and_never_0(self, checkpoint, files, sandbox, tmp_path, capsys):
-        def level(**place):
+        def level(container):
             raise sandbox.SandboxUnavailable("this kernel does not give seccomp")
 
         sandbox.level = level
