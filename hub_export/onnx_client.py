@@ -1,6 +1,6 @@
 """ONNX Runtime as a client: an artefact's logits in one pass, or through the cache in a padded batch of three.
 
-with OnnxRuntime(path) as client:                    # .onnx or .ort, tokenizer files in `beside`
+with OnnxRuntime(path, folder, config=config) as client:        # .onnx or .ort; the tokenizer's files in `folder`
     client.logits([1, 2, 3]); client.greedy([1, 2, 3], 8)
 """
 
@@ -14,7 +14,7 @@ from yxanul.hub_export.onnx_graph import KEEP
 
 
 class OnnxRuntime:
-    def __init__(self, path: Path, beside: Path | None = None, *, batch: int = 1, config: Any) -> None:
+    def __init__(self, path: Path, folder: Path, *, batch: int = 1, config: Any) -> None:
         """`batch` 3: the row is computed between two others, padded on the left, in pieces through the cache."""
         import onnxruntime
         from transformers import AutoTokenizer
@@ -27,7 +27,7 @@ class OnnxRuntime:
         self._session = onnxruntime.InferenceSession(path, how, providers=["CPUExecutionProvider"])
         first = next(each for each in self._session.get_inputs() if each.name.startswith("past_key_values"))
         self._dtype = np.float16 if first.type == "tensor(float16)" else np.float32
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(beside) if beside else None
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
 
     def __enter__(self) -> "OnnxRuntime":
         return self
@@ -75,9 +75,7 @@ class OnnxRuntime:
         return made
 
     def tokenize(self, text: str) -> list[int]:
-        assert self._tokenizer is not None
         return self._tokenizer(text).input_ids
 
     def chat(self, messages: list[dict[str, str]]) -> str:
-        assert self._tokenizer is not None
         return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

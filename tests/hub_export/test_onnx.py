@@ -147,7 +147,7 @@ def test_the_mobile_form_computes_the_same(exported, expected, source, tmp_path)
     path = tmp_path / "model.ort"
     mobile._convert(exported[1][0].path, path)
     for batch in (1, 3):
-        with OnnxRuntime(path, config=source.config, batch=batch) as client:
+        with OnnxRuntime(path, source.folder, config=source.config, batch=batch) as client:
             assert np.abs(client.logits(IDS) - expected).max() < 1e-4
 
 
