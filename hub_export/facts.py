@@ -20,15 +20,15 @@ from yxanul.bad_input import BadInput, unknown_name
 from yxanul.data.progress import say
 from yxanul.data.whole_files import scratch_folder, write_json
 from yxanul.hub_export import export_command
+from yxanul.hub_export.bare import BareTransformers
 from yxanul.hub_export.card import About, Facts
 from yxanul.hub_export.card_training import hub_sources
 from yxanul.hub_export.card_use import BARE
 from yxanul.hub_export.export_command import TARGETS
 from yxanul.hub_export.source import Source, open_source
 from yxanul.hub_export.staging import ADAPTER, CONFIG, OF_EXPORTS, Subject, read_object, without_places
+from yxanul.hub_export.verify import JSON, Artefact, Limits, Reference, judge
 from yxanul.strict_yaml import read_yaml
-
-JSON = "verification.json"
 
 
 def collect(
@@ -131,9 +131,6 @@ def _keep_one_of_each_task(results: list[dict[str, Any]]) -> None:
 
 def _opened_bare(staged: Path, exact: bool) -> dict[str, Any]:
     """Where Yxanul cannot be imported, transformers loads the files that leave; what it computes is compared."""
-    from yxanul.hub_export.bare import BareTransformers
-    from yxanul.hub_export.verify import Limits
-
     limits = Limits(1e-4, 1e-4, 1e-5, True, "the same files, in another process")
     if not exact:
         limits = Limits(None, 0.03, 0.01, False, "the same files, computed in 16 bits")
@@ -151,9 +148,6 @@ def _opened_in_peft(staged: Path, base: Path) -> dict[str, Any]:
     """The adapter on its base in another process, against both merged in this one."""
     from peft import PeftModel
 
-    from yxanul.hub_export.bare import BareTransformers
-    from yxanul.hub_export.verify import Limits
-
     merged = Source(str(base), base)
     merged.tokenizer = Source(str(staged), staged).tokenizer
     try:
@@ -166,9 +160,7 @@ def _opened_in_peft(staged: Path, base: Path) -> dict[str, Any]:
     return {"target": BARE, "rows": [_judged(merged, client, limits)]}
 
 
-def _judged(source: Source, opened: Callable[[], Any], limits: Any) -> dict[str, Any]:
-    from yxanul.hub_export.verify import Artefact, Reference, judge
-
+def _judged(source: Source, opened: Callable[[], Any], limits: Limits) -> dict[str, Any]:
     try:
         with opened() as client:
             row = judge(Reference(source), Artefact(source.folder, "safetensors", (), limits), client)

@@ -162,14 +162,14 @@ def test_two_results_do_not_become_one_file(made_run, unchecked, tmp_path, capfd
 
 def test_a_client_that_ends_at_once_stops_the_push(made_run, monkeypatch, capfd):
     """Its pipe is broken then, which must not be taken for a reader of our output who has seen enough."""
-    from yxanul.hub_export import verify
+    from yxanul.hub_export import facts
 
     def asked_too_late(reference, artefact, client):
         client._process.wait()
         return client.logits([1])
 
-    monkeypatch.setattr(verify, "Reference", lambda source: None)
-    monkeypatch.setattr(verify, "judge", asked_too_late)
+    monkeypatch.setattr(facts, "Reference", lambda source: None)
+    monkeypatch.setattr(facts, "judge", asked_too_late)
     (made_run.final / "config.json").write_text('{"model_type": "yxanul", "num_hidden_layers": "none"}')
     assert push(made_run.path, "--repo", "owner/talk", "--dry-run") == 2
     assert "transformers alone cannot load these files, so nothing was sent" in capfd.readouterr().err
