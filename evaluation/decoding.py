@@ -26,9 +26,8 @@ Multiply = Callable[[Tensor], Tensor]
 
 
 def is_supported(model: Any) -> bool:
-    if not isinstance(model, YxanulForCausalLM) or model.device.type != "cpu":
-        return False
-    return (model.config.rope_parameters or {}).get("rope_type", "default") in FIXED_ROPE
+    is_ours_on_a_cpu = isinstance(model, YxanulForCausalLM) and model.device.type == "cpu"
+    return is_ours_on_a_cpu and model.config.rope_parameters["rope_type"] in FIXED_ROPE
 
 
 class Decoder:
@@ -42,7 +41,7 @@ class Decoder:
         self._layers = [
             (
                 layer.input_layernorm.weight,
-                matrix(torch.cat([each.weight for each in _projections(layer.self_attn)])),
+                matrix(torch.cat([getattr(layer.self_attn, name).weight for name in ("q_proj", "k_proj", "v_proj")])),
                 matrix(layer.self_attn.o_proj.weight),
                 layer.post_attention_layernorm.weight,
                 matrix(torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight])),
@@ -166,10 +165,6 @@ class _Screen:
         return int(few[found]) if exact[found] > best[-1] + 1.01 * doubt else None
 
 
-def _projections(attention: Any) -> list[Any]:
-    return [attention.q_proj, attention.k_proj, attention.v_proj]
-
-
 def _laid_out(weight: Tensor) -> Multiply:
     """In fp32 one row is multiplied some 8 % faster by (in, out)."""
     if weight.dtype != torch.float32:
@@ -186,9 +181,8 @@ def _int8(weight: Tensor) -> Multiply:
     """A scale for each row; inputs are quantised as they come."""
     scales = _scales(weight)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # torch means to replace it (pytorch#184982), and has nothing as fast
+        # torch means to replace it (pytorch#184982), and has nothing as fast
+        warnings.simplefilter("ignore", UserWarning)
         rounded = torch.quantize_per_channel(weight.float(), scales, torch.zeros_like(scales).long(), 0, torch.qint8)
     packed = torch.ops.quantized.linear_prepack(rounded, None)
     # without the reduced range 16-bit sums overflow on processors before VNNI

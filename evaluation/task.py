@@ -56,9 +56,8 @@ class Task:
     version: float  # lm-eval's, where it has the task
     columns: tuple[str, ...]  # that a document needs
     request: Callable[[Document], Request]
-    judged: Callable[
-        ..., dict[str, Any]
-    ]  # (document, answer, and `run` if it runs code): the metric's columns, and more
+    # (document, answer, and `run` if it runs code): the metric's columns, and more
+    judged: Callable[..., dict[str, Any]]
     metric: str
     main: tuple[str, ...]  # the metric's figures that the table shows
     source: Source | None = None

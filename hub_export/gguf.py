@@ -44,11 +44,9 @@ def check(source: Source, types: Sequence[str]) -> None:
             f"gguf: the model's feed-forward block is a GEGLU (hidden_act={config.hidden_act}), and llama.cpp's Llama "
             "computes SwiGLU alone; export it to llama or onnx."
         )
-    rope = config.rope_parameters or {}
-    if rope.get("rope_type", "default") != "default":
-        raise BadInput(
-            f"gguf: rope_type={rope['rope_type']} is not written by this exporter; export it to llama or onnx."
-        )
+    rope_type = config.rope_parameters["rope_type"]
+    if rope_type != "default":
+        raise BadInput(f"gguf: rope_type={rope_type} is not written by this exporter; export it to llama or onnx.")
     tokenizer_of(source)
     wanted = [kind for kind in types if kind in K_QUANTS]
     if wanted and not llama_cpp.is_installed():

@@ -81,7 +81,7 @@ def _around(tokenizer: Any, name: str) -> tuple[bool, bool]:
             if whole == before + bare + after:
                 return bool(before), bool(after)
     raise BadInput(
-        f"the tokenizer {name} cannot go to GGUF: it puts {tokenizer.decode(whole)!r} around {'x'!r}, and GGUF knows "
+        f"the tokenizer {name} cannot go to GGUF: it puts {tokenizer.decode(whole)!r} around 'x', and GGUF knows "
         "bos before a text and eos behind it alone."
     )
 

@@ -49,9 +49,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 def write(found: list[Judged], out: Path, results: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for task in [
-        task for task, entry in results["tasks"].items() if "categories" in entry
-    ]:  # the others are evaluate's
+    earlier = [task for task, entry in results["tasks"].items() if "categories" in entry]  # the others are evaluate's
+    for task in earlier:
         del results["tasks"][task]
         (out / f"samples-{task}.jsonl").unlink(missing_ok=True)
     for group in dict.fromkeys(judged.group for judged in found):
