@@ -43,7 +43,7 @@ def collect(
     parameters, dtypes = count(staged)
     facts = Facts({}, parameters, dtypes, run=subject.run, step=subject.step, is_adapter=subject.is_adapter)
     if (staged / CONFIG).is_file():
-        facts.config = json.loads((staged / CONFIG).read_text(encoding="utf-8"))
+        facts.config = read_object(staged / CONFIG)
     settings = (staged / "tokenizer_config.json").is_file() and (staged / "tokenizer_config.json").read_text("utf-8")
     template = (staged / "chat_template.jinja").is_file() or "chat_template" in (settings or "")
     of_talk = subject.run is None or "conversations" in subject.run.config.read_text(encoding="utf-8")
@@ -186,7 +186,7 @@ def _asked(subject: Subject, more: list[str], revision: str) -> tuple[list[str],
         if not found:
             raise BadInput(f"--with {folder}: no target of `yxanul export` lies there (TARGET/{JSON}).")
         for file in found:
-            if json.loads(file.read_text(encoding="utf-8")).get("revision") != revision:
+            if read_object(file).get("revision") != revision:
                 raise BadInput(f"--with {folder}: {file.parent.name} is of another checkpoint: export this one.")
         files += found
     return targets, files
@@ -204,8 +204,7 @@ def _exports(subject: Subject, staged: Path, targets: list[str], files: list[Pat
         for file in [*files, *sorted(scratch.glob(f"*/{JSON}"))]:
             _copy_export(file.parent, staged)
             names = sorted(each.name for each in file.parent.rglob("*") if each.suffix in (".gguf", ".onnx"))
-            rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-            yield {"target": file.parent.name, "rows": rows, "files": names}
+            yield {"target": file.parent.name, "rows": read_object(file)["rows"], "files": names}
 
 
 def _copy_export(made: Path, staged: Path) -> None:
@@ -231,7 +230,7 @@ def _copy_export(made: Path, staged: Path) -> None:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".json" and file.name != "tokenizer.json":  # whose pieces may look like places
-            write_json(target, without_places(json.loads(file.read_text(encoding="utf-8"))))
+            write_json(target, without_places(read_object(file)))
         else:
             shutil.copyfile(file, target)
 

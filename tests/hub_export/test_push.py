@@ -113,6 +113,9 @@ def test_of_an_exports_folder_only_what_export_makes_leaves(made_run, unchecked,
     assert left == PUBLISHED | {"talk-f16.gguf", "Modelfile", "verification/gguf.json"}
     assert "/home" not in (kept / "verification/gguf.json").read_text()
     assert ".env stays here" in capfd.readouterr().err
+    (gguf / "verification.json").write_text("{")
+    assert push(made_run.path, "--repo", "owner/talk", *words[:3]) == 2
+    assert "verification.json is no JSON" in capfd.readouterr().err
 
 
 def test_weights_that_nobody_would_load_stay(made_run, unchecked, capsys):
