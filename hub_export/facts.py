@@ -26,7 +26,8 @@ from yxanul.hub_export.card_training import hub_sources
 from yxanul.hub_export.card_use import BARE
 from yxanul.hub_export.export_command import TARGETS
 from yxanul.hub_export.source import Source, open_source
-from yxanul.hub_export.staging import ADAPTER, CONFIG, OF_EXPORTS, Subject, read_object, without_places
+from yxanul.hub_export.staging import OF_EXPORTS, without_places
+from yxanul.hub_export.subject import ADAPTER, CONFIG, Subject, read_object
 from yxanul.hub_export.verify import JSON, Artefact, Limits, Reference, judge
 from yxanul.strict_yaml import read_yaml
 

@@ -25,8 +25,9 @@ from yxanul.data.whole_files import check_folder, scratch_folder
 from yxanul.hub_export import staging
 from yxanul.hub_export.card import About, check_card, check_language, eval_results, licence_fields, model_card
 from yxanul.hub_export.data_card import data_card
+from yxanul.hub_export.subject import base_of, complete_steps, find_subject
 from yxanul.hub_export.upload import MAIN, Package, PushFailed, account, hub_errors, send
-from yxanul.run_folder import DONE, FAILED
+from yxanul.run_folder import DONE, FAILED, RunFolder
 from yxanul.shell import command
 
 
@@ -155,7 +156,7 @@ def _steps(options: argparse.Namespace) -> list[int | None]:
         return [int(options.checkpoint)]
     if options.checkpoint != "all":
         raise BadInput(f"--checkpoint {options.checkpoint} must be a step's number, or all.")
-    found = staging.complete_steps(staging.RunFolder(options.place))
+    found = complete_steps(RunFolder(options.place))
     if not found:
         raise BadInput(f"{options.place} has no complete checkpoint.")
     return list(found)
@@ -164,9 +165,9 @@ def _steps(options: argparse.Namespace) -> list[int | None]:
 def _model(options: argparse.Namespace, about: About, step: int | None, staged: Path, api: Any) -> Package:
     from yxanul.hub_export.facts import collect
 
-    subject = staging.find_subject(options.place, step)
+    subject = find_subject(options.place, step)
     if subject.is_adapter:
-        about = replace(about, base=about.base or staging.base_of(subject))
+        about = replace(about, base=about.base or base_of(subject))
     stays = staging.stage_model(subject, staged, about.base)
     facts = collect(subject, staged, about, options.results, [*filter(None, options.more.split(","))], api)
     _write_card(options, staged, model_card(about, facts))

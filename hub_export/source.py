@@ -11,7 +11,7 @@ from typing import Any
 
 from yxanul.bad_input import BadInput
 from yxanul.data.hub_reach import offline_where_no_hub_is
-from yxanul.hub_export.staging import CONFIG, find_subject, read_object
+from yxanul.hub_export.subject import CONFIG, find_subject, read_object
 
 # What a tokenizer and generation are made of, beside the weights
 BESIDE = (

@@ -36,7 +36,8 @@ TEXTS = (
 def rows(model, exports):
     """Verdicts; on standard error what is not installed."""
     from yxanul.hub_export.source import open_source
-    from yxanul.hub_export.staging import find_subject, stage_model
+    from yxanul.hub_export.staging import stage_model
+    from yxanul.hub_export.subject import find_subject
     from yxanul.hub_export.verify import Artefact, Limits, Reference
 
     source, found = open_source(model), []
