@@ -1,8 +1,12 @@
 """A few rows of every benchmark in its public columns, written here; tokenizers and models small enough for a test."""
 
 import json
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
+from small_runs.chat import learn_by_heart
 from tokenizers.processors import TemplateProcessing
 
 SCENES = [
@@ -68,6 +72,25 @@ def rows():
     }
 
 
+@pytest.fixture
+def said_by_two_ranks(tmp_path):
+    """`said_by_two_ranks(script, *words)`; the script is given its rank, a file to meet at, and the words."""
+
+    def said(script, *words):
+        given = [str(tmp_path / "store"), *map(str, words)]
+        commands = [[sys.executable, "-c", script, str(rank), *given] for rank in range(2)]
+        started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+        try:
+            one, other = (process.communicate(timeout=120)[0] for process in started)
+        finally:
+            for process in started:
+                process.kill()
+        assert one == other
+        return one
+
+    return said
+
+
 @pytest.fixture(scope="session")
 def public_rows():
     return rows()
@@ -117,8 +140,6 @@ def begins_texts(tokenizer):
 
 
 def learn_answers(model, tokenizer):
-    import torch
-
     from yxanul.evaluation.task import find_tasks
 
     known = rows()
@@ -126,13 +147,24 @@ def learn_answers(model, tokenizer):
     for task in find_tasks(["triviaqa", "gsm8k", "hellaswag"]):
         documents = known[task.source.name][task.source.split]
         texts += [task.example(document) + tokenizer.eos_token for document in documents]
-    batch = tokenizer(texts, return_tensors="pt", padding=True)["input_ids"]
-    labels = batch.masked_fill(batch == tokenizer.pad_token_id, -100)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    for _ in range(120):
-        optimizer.zero_grad()
-        model(batch, labels=labels).loss.backward()
-        optimizer.step()
+    learn_by_heart(model, tokenizer, texts, steps=120)
+
+
+@pytest.fixture
+def sandbox(monkeypatch):
+    """Stands for the real one, and runs nothing: what `passes` likes has passed."""
+    from yxanul.evaluation.sandbox import Verdict
+
+    found = SimpleNamespace(programs=[], containers=[], passes=lambda program: True)
+
+    def run_program(program, container):
+        found.programs.append(program)
+        found.containers.append(container)
+        return Verdict(found.passes(program), "a test")
+
+    monkeypatch.setattr("yxanul.evaluation.sandbox.level", lambda container: "a test's")
+    monkeypatch.setattr("yxanul.evaluation.sandbox.run_program", run_program)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -52,20 +50,6 @@ def offline(monkeypatch, public_rows):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr(evaluate, "load", lambda name: EveryProgramPasses())
     return programs
-
-
-@pytest.fixture
-def sandbox(monkeypatch):
-    """Stands for the real one: passes every program, and keeps it."""
-    fake = types.ModuleType("yxanul.evaluation.sandbox")
-    fake.SandboxUnavailable = type("SandboxUnavailable", (RuntimeError,), {})
-    fake.level = lambda **place: "none: a test"
-    verdict = types.SimpleNamespace(passed=True, reason="passed")
-    fake.programs = []
-    fake.run_program = lambda program, timeout, **place: fake.programs.append(program) or verdict
-    monkeypatch.setitem(sys.modules, "yxanul.evaluation.sandbox", fake)
-    monkeypatch.setattr("yxanul.evaluation.sandbox", fake, raising=False)
-    return fake
 
 
 def lm_eval_tasks(name):

@@ -2,8 +2,6 @@
 
 import math
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -219,24 +217,16 @@ dist.destroy_process_group()
 """
 
 
-def test_two_processes_score_as_one_whole_and_sharded(tiny_model, write_bin, tmp_path):
+def test_two_processes_score_as_one_whole_and_sharded(tiny_model, write_bin, tmp_path, said_by_two_ranks):
     """Five batches for two: a rank that skipped the odd one would leave FSDP2's gathering waiting."""
     model, token_bin = tiny_model("plain-untied", initializer_range=0.2), write_bin()
     model.save_pretrained(tmp_path / "weights")
-    arguments = [str(tmp_path / "store"), str(token_bin.folder), str(tmp_path / "weights")]
-    commands = [[sys.executable, "-c", TWO_PROCESSES, str(rank), *arguments] for rank in range(2)]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    try:
-        printed = [process.communicate(timeout=120)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert printed[0] == printed[1]
+    printed = said_by_two_ranks(TWO_PROCESSES, token_bin.folder, tmp_path / "weights")
     one = evaluate(model, held_out_of(token_bin), device=CPU)
-    for line in printed[0].splitlines():
+    for line in printed.splitlines():
         bits_per_byte, accuracy = map(float.fromhex, line.split())
         assert bits_per_byte == pytest.approx(one.bits_per_byte, rel=1e-12) and accuracy == one.accuracy
-    assert len(printed[0].splitlines()) == 2
+    assert len(printed.splitlines()) == 2
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -5,12 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
 
 from yxanul.__main__ import main
+from yxanul.evaluation.sandbox import SandboxUnavailable
 from yxanul.evaluation.task import all_tasks
 
 
@@ -139,24 +139,6 @@ def test_superbpe_is_encoded_apart_and_the_result_says_so(checkpoint, files, tmp
     assert "encoded apart, not as lm-eval does" in capsys.readouterr().err
 
 
-@pytest.fixture
-def sandbox(monkeypatch):
-    """Stands for the real one."""
-    fake = types.ModuleType("yxanul.evaluation.sandbox")
-    fake.SandboxUnavailable = type("SandboxUnavailable", (RuntimeError,), {})
-    fake.level = lambda container: "a test's"
-    fake.programs = []
-
-    def run_program(program, **place):
-        fake.programs.append((program, place))
-        return types.SimpleNamespace(passed="def add" in program, reason="a test")
-
-    fake.run_program = run_program
-    monkeypatch.setitem(sys.modules, "yxanul.evaluation.sandbox", fake)
-    monkeypatch.setattr("yxanul.evaluation.sandbox", fake, raising=False)
-    return fake
-
-
 class TestPrograms:
     TASKS = "humaneval,humaneval_stripped"
 
@@ -168,24 +150,30 @@ class TestPrograms:
     def test_they_run_in_the_sandbox_alone_and_only_if_allowed(self, checkpoint, files, sandbox, tmp_path, capsys):
         assert self.evaluate(checkpoint, files, tmp_path) == 2 and not list(tmp_path.iterdir())
         assert "add --allow-code-execution" in capsys.readouterr().err
+        sandbox.passes = lambda program: "def add" in program
         assert self.evaluate(checkpoint, files, tmp_path, "--allow-code-execution", "--sandbox", "container") == 0
         found = figures(tmp_path)
         assert [found[name]["pass@1"]["value"] for name in self.TASKS.split(",")] == [0.5, 0.5]
         samples = [json.loads(line) for line in (tmp_path / "samples-humaneval.jsonl").read_text().splitlines()]
-        program, place = sandbox.programs[0]
+        program = sandbox.programs[0]
         assert program.startswith(samples[0]["prompt"] + samples[0]["output"] + "\ndef check(")
-        assert program.endswith("\ncheck(add)") and place["container"] and samples[0]["reason"] == "a test"
-        assert not sandbox.programs[2][0].startswith(samples[0]["prompt"]), "stripped"
+        assert program.endswith("\ncheck(add)") and all(sandbox.containers) and samples[0]["reason"] == "a test"
+        assert not sandbox.programs[2].startswith(samples[0]["prompt"]), "stripped"
 
-    def test_without_a_sandbox_they_are_not_run_and_never_0(self, checkpoint, files, sandbox, tmp_path, capsys):
+    def test_without_a_sandbox_they_are_not_run_and_never_0(
+        self, checkpoint, files, sandbox, tmp_path, capsys, monkeypatch
+    ):
         def level(container):
-            raise sandbox.SandboxUnavailable("this kernel does not give seccomp")
+            raise SandboxUnavailable("this kernel does not give seccomp")
 
-        sandbox.level = level
+        monkeypatch.setattr("yxanul.evaluation.sandbox.level", level)
         assert self.evaluate(checkpoint, files, tmp_path, "--allow-code-execution") == 2
         entry = results(tmp_path)["tasks"]["humaneval"]
         assert entry["status"] == "not run" and "metrics" not in entry and not sandbox.programs
-        assert "humaneval was not run: this kernel does not give seccomp." in capsys.readouterr().err
+        assert (
+            "humaneval was not run: generated code is not run: this kernel does not give seccomp."
+            in capsys.readouterr().err
+        )
 
 
 def test_a_context_too_short_to_generate_is_not_run(checkpoint, files, tmp_path, capsys):

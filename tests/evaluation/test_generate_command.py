@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from small_runs.chat import LENGTH, recipe
+from small_runs.chat import LENGTH, learn_by_heart, recipe
 from small_runs.fixture import Run
 
 from yxanul.__main__ import main
@@ -113,8 +113,6 @@ def test_messages_that_are_none_leave_the_prompt_and_the_input_is_not_overwritte
 
 def test_a_model_learns_from_the_conversations_of_a_teacher_of_another_kind(checkpoint, chat, jsonl, tmp_path):
     """Sequence-level distillation: a Llama with its own tokenizer and template answers, `sft` trains ours on it."""
-    import torch
-
     from yxanul.data.prepare import prepare
     from yxanul.evaluation.text_model import load
 
@@ -122,13 +120,7 @@ def test_a_model_learns_from_the_conversations_of_a_teacher_of_another_kind(chec
     tokenizer, said = teacher.tokenizer, "so be it"
     talks = [[{"role": "user", "content": each}, {"role": "assistant", "content": said}] for each in questions]
     texts = [tokenizer.apply_chat_template(talk, tokenize=False) for talk in talks]
-    batch = tokenizer(texts, return_tensors="pt", padding=True)["input_ids"]
-    labels = batch.masked_fill(batch == tokenizer.pad_token_id, -100)
-    optimizer = torch.optim.AdamW(teacher.model.parameters(), lr=0.01)
-    for _ in range(40):
-        optimizer.zero_grad()
-        teacher.model(batch, labels=labels).loss.backward()
-        optimizer.step()
+    learn_by_heart(teacher.model, tokenizer, texts, steps=40)
     teacher.model.save_pretrained(tmp_path / "teacher")
     tokenizer.save_pretrained(tmp_path / "teacher")
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from small_runs.chat import learn_by_heart
 
 from yxanul.__main__ import main
 from yxanul.data.problems import Choices
@@ -273,8 +274,6 @@ def test_code_runs_only_through_what_the_sandbox_gives(monkeypatch):
 
 def test_a_model_that_has_learnt_the_answers_is_right_and_ends(checkpoint, tmp_path, capsys, monkeypatch):
     """From the chat template to the figure; and with the calculator it is right where what it learnt is wrong."""
-    import torch
-
     from yxanul.evaluation.suite import suite_command
     from yxanul.evaluation.text_model import load
 
@@ -289,13 +288,7 @@ def test_a_model_that_has_learnt_the_answers_is_right_and_ends(checkpoint, tmp_p
                 right = f"<<{right.partition(' =')[0].replace(' ', '')}=99>>"
             messages.append({"role": "assistant", "content": right})
             texts.append(tokenizer.apply_chat_template(messages, tokenize=False))
-    batch = tokenizer(texts, return_tensors="pt", padding=True)["input_ids"]
-    labels = batch.masked_fill(batch == tokenizer.pad_token_id, -100)
-    optimizer = torch.optim.AdamW(subject.model.parameters(), lr=0.01)
-    for _ in range(150):
-        optimizer.zero_grad()
-        subject.model(batch, labels=labels).loss.backward()
-        optimizer.step()
+    learn_by_heart(subject.model, tokenizer, texts, steps=150)
     subject.model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     monkeypatch.setattr(suite_command, "all_categories", lambda run_program: few)

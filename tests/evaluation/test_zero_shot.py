@@ -1,8 +1,6 @@
 """The tasks that gates watch: equal to the benchmark's own figures, on any number of processes, noisy or damaged."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -143,17 +141,9 @@ dist.destroy_process_group()
 """
 
 
-def test_a_model_that_fsdp2_split_finds_the_same(learnt, files, tmp_path):
+def test_a_model_that_fsdp2_split_finds_the_same(learnt, files, said_by_two_ranks):
     """A process that skipped a pass would leave the other's gathering waiting."""
     model, tokenizer, folder = learnt
     file = files[SOURCES["hellaswag"]]
-    words = [str(tmp_path / "store"), str(folder), f"hellaswag={file}"]
-    commands = [[sys.executable, "-c", SHARDED, str(rank), *words] for rank in range(2)]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    try:
-        printed = [process.communicate(timeout=120)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert printed[0] == printed[1]
-    assert json.loads(printed[0]) == errors("hellaswag", file, model, tokenizer).tolist()
+    printed = said_by_two_ranks(SHARDED, folder, f"hellaswag={file}")
+    assert json.loads(printed) == errors("hellaswag", file, model, tokenizer).tolist()

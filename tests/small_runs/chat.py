@@ -101,3 +101,15 @@ def recipe(folder, **changes):
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump({key: value for key, value in (content | changes).items() if value is not None}))
     return file
+
+
+def learn_by_heart(model, tokenizer, texts, steps):
+    import torch
+
+    batch = tokenizer(texts, return_tensors="pt", padding=True)["input_ids"]
+    labels = batch.masked_fill(batch == tokenizer.pad_token_id, -100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(batch, labels=labels).loss.backward()
+        optimizer.step()
