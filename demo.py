@@ -22,7 +22,7 @@ from typing import Any
 from yxanul.bad_input import BadInput
 from yxanul.data.progress import insist, say
 from yxanul.data.whole_files import check_folder
-from yxanul.run_folder import DONE
+from yxanul.run_folder import DONE, STOPPED
 from yxanul.shell import command
 
 TEXT = shlex.split(
@@ -61,7 +61,7 @@ QUICK_TUNING = [
 NEEDS = {"evaluate": "evaluate", "gguf": "export", "onnx": "export", "onnxruntime": "export", "onnxscript": "export"}
 NEXT = """
 With a GPU, next:
-  yxanul plan yxanul-177m-24gb --gpu 4090                       what 177 M parameters need: memory, hours, cost
+  yxanul plan yxanul-177m-24gb --gpu 4090                       what 177 M parameters need: memory, hours
   yxanul pretrain yxanul-177m-24gb --out runs/177m              stop it at any moment, the same command goes on
   yxanul push runs/177m --repo NAME/yxanul-177m                 with its card; private at first"""
 
@@ -102,7 +102,8 @@ def main(arguments: list[str]) -> int:
         code = run(step, folder)
         say(f"  {time.monotonic() - started:.0f} s, {cpu_seconds() - before:.0f} CPU seconds")
         if code != DONE:
-            insist(f"yxanul: the step ended with exit code {code}; the same `yxanul demo` goes on from here.")
+            ended = "was stopped" if code == STOPPED else f"ended with exit code {code}"
+            insist(f"yxanul: the step {ended}; the same `yxanul demo` goes on from here.")
             return code
     say(f"\n{time.monotonic() - began:.0f} s, {cpu_seconds():.0f} CPU seconds, no network.")
     pages = [str(folder / page) for page in ("runs/demo/report.html", "runs/sft/report.html", "compare.html")]

@@ -10,7 +10,9 @@ import argparse
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -67,6 +69,18 @@ def silenced(level: int) -> Iterator[None]:
         logging.disable(earlier)
 
 
+def _stop_as_by_ctrl_c() -> Callable[[int, Any], None]:
+    """What a scheduler sends, while nothing that saves itself runs yet."""
+    own = os.getpid()
+
+    def stop(number: int, _: Any) -> None:
+        if os.getpid() != own:  # a worker, forked with this handler
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    return stop
+
+
 def exit_code(verb: str, main: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Runs a verb; of several processes the first one speaks."""
     given = [flag.removeprefix("--") for flag in EVERYWHERE if flag in arguments]
@@ -82,6 +96,8 @@ def exit_code(verb: str, main: Callable[[list[str]], int], arguments: list[str])
         if given:
             stack.callback(os.environ.update, {OUTPUT: os.environ.get(OUTPUT, "")})
             os.environ[OUTPUT] = given[-1]
+        if threading.current_thread() is threading.main_thread():
+            stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _stop_as_by_ctrl_c()))
         if not is_verbose:
             stack.enter_context(silenced(logging.WARNING))
         if not is_verbose and (is_quiet() or not sys.stderr.isatty()):

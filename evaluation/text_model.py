@@ -22,6 +22,7 @@ from yxanul.bad_input import BadInput
 from yxanul.data.hub_reach import offline_where_no_hub_is
 
 LONGEST_BY_DEFAULT = 2048  # lm-eval's, where neither config nor tokenizer says
+TOKENIZER_FILES = "tokenizer*", "vocab*", "*.model", "*.tiktoken"
 UNSAID = 10**18  # transformers writes 10**30 for "no limit"
 CROSSES_SPACES = re.compile(r"[!-~][\s\u0120\u010a\u2581]+[A-Za-z]")  # byte-level BPE writes a space as U+0120
 
@@ -115,6 +116,8 @@ def load(name: str, *, revision: str | None = None, trust_remote_code: bool = Fa
     yxanul.register()
     if not Path(name).is_dir():
         offline_where_no_hub_is()
+    elif not any(found for pattern in TOKENIZER_FILES for found in Path(name).glob(pattern)):
+        raise BadInput(f"{name} has no tokenizer: save the model's own there, with save_pretrained.")
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)

@@ -1,5 +1,6 @@
 """The command line: verbs, bad input in one sentence, exit codes."""
 
+import signal
 import subprocess
 import sys
 
@@ -64,13 +65,16 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
     "error, message, code",
     [
         (KeyboardInterrupt(), "yxanul: info was stopped.", 4),
+        (signal.SIGTERM, "yxanul: info was stopped.", 4),
         (PermissionError(13, "Permission denied", "/x"), "yxanul: /x: Permission denied.", 2),
     ],
 )
-def test_ctrl_c_and_a_system_that_refuses_are_one_sentence(error, message, code, capsys, monkeypatch):
+def test_a_signal_and_a_system_that_refuses_are_one_sentence(error, message, code, capsys, monkeypatch):
     from yxanul import info
 
     def fail(arguments):
+        if isinstance(error, int):
+            signal.raise_signal(error)
         raise error
 
     monkeypatch.setattr(info, "main", fail)

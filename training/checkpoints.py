@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from yxanul.bad_input import BadInput
+from yxanul.data.progress import insist
 from yxanul.data.whole_files import sync_folder, write_json
 from yxanul.run_folder import COMPLETE, RunFolder, flaw, read_marker
 from yxanul.training import lora
@@ -167,6 +168,7 @@ def find(run: RunFolder, name: str | None) -> Path | None:
     """The checkpoint of that name or path, or the newest complete one."""
     if name is None:
         complete = in_order(run.checkpoints)
+        _tell_of_damaged(run, complete)
         return complete[-1] if complete else None
     candidates = [Path(name), run.checkpoints / name, run.checkpoints / f"checkpoint-{name}", run.stages / name]
     found = next((candidate for candidate in candidates if candidate.is_dir()), None)
@@ -179,6 +181,19 @@ def find(run: RunFolder, name: str | None) -> Path | None:
             f"--resume {found} is no complete checkpoint: {problem}; leave --resume out for the newest one."
         )
     return found
+
+
+def _tell_of_damaged(run: RunFolder, complete: list[Path]) -> None:
+    """One that was whole once, as its marker says. With nothing else left, to begin anew is for the user to say."""
+    for folder in run.checkpoints.glob("*"):
+        problem = flaw(folder)
+        if problem and folder.suffix != PARTIAL and (folder / COMPLETE).exists():
+            if not complete:
+                raise BadInput(
+                    f"{folder} is damaged ({problem}) and the run has no other checkpoint: restore it, or delete it "
+                    "to begin anew."
+                )
+            insist(f"{folder} is damaged ({problem}): the run goes on from {complete[-1].name}.")
 
 
 def check_fits(folder: Path, model: nn.Module) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from yxanul.bad_input import BadInput
+from yxanul.data import whole_files
 from yxanul.data.progress import insist, say
 from yxanul.run_folder import DONE, GATE_FAILED, RunFolder
 from yxanul.shell import command
@@ -72,6 +73,7 @@ def _check_before_preparing(config: RunConfig, options: argparse.Namespace) -> N
     from yxanul.training.optimizers import learning_rates
 
     run = RunFolder(options.out)
+    whole_files.check_folder(run.path, "--out")
     if not options.force:
         beginning.check_folder(config, run, force=False)
     if all("tokens" in source for stage in config.stages for source in stage.get("sources") or []):

@@ -119,6 +119,17 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over_and_refused_by_name(run, 
         checkpoints.find(run, "10")
 
 
+def test_the_last_checkpoint_is_damaged_the_run_says_so_and_does_not_begin_anew(run, checkpoint, capsys):
+    (checkpoint(10) / checkpoints.WEIGHTS).write_bytes(b"weig")
+    with pytest.raises(
+        BadInput, match="checkpoint-10 is damaged .*not 7.* no other checkpoint: restore it, or delete"
+    ):
+        checkpoints.find(run, None)
+    checkpoint(5)
+    assert checkpoints.find(run, None) == run.checkpoint(5)
+    assert "checkpoint-10 is damaged" in capsys.readouterr().err
+
+
 def test_the_newest_is_that_of_the_highest_step_not_of_the_last_name(run, checkpoint):
     for step in (100, 9, 20):
         checkpoint(step)
