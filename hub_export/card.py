@@ -222,7 +222,10 @@ def _evaluation(facts: Facts) -> list[str]:
         versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
         heads = "task", "version", "figure", "value ± standard error", "n", "shots", "chance"
         lines += [*grid(heads, table), ""]
-        lines += [f"{result['protocol']}; {result['date']}; {versions}; `{result['command']}`", ""]
+        lines += [
+            f"Asked and scored as by {result['protocol']}; {result['date']}; {versions}; `{result['command']}`",
+            "",
+        ]
     lines.append("Shares in percent. Every prompt and output can be made again with the command.")
     return lines
 

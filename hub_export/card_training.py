@@ -73,7 +73,9 @@ def training(run: RunFolder, step: int | None, recipe: dict[str, Any]) -> list[s
         stages.append((stage["name"], ", ".join(bins), budget, lengths))
     out += ["", *grid(("stage", "mixture", "budget", "lengths"), stages)] if stages else []
     if last:
-        text = f"Held-out text after step {last['step']:,}, exact (no standard errors):"
+        answers = any(entry.get("conversations") == "answers" for entry in (recipe.get("data") or {}).values())
+        held_out = "Held-out answers of conversations" if answers else "Held-out text"
+        text = f"{held_out} after step {last['step']:,}, exact (no standard errors):"
         out += ["", text, "", *_held_out(evals[0] if evals[0]["step"] == 0 else {}, last)]
     return out + _gates(run, step)
 
