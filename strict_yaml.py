@@ -27,15 +27,18 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise BadInput(f"{path} cannot be read: {error}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path} is not text in UTF-8.") from None
     except yaml.reader.ReaderError as error:
         raise BadInput(f"{path} is no text: character {error.position} is a control character.") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise BadInput(f"{path}, line {line}: {error.problem}") from None
     if not isinstance(content, dict):
-        raise BadInput(f"{path} must hold 'key: value' lines; it holds {type(content).__name__}.")
+        found = "is empty" if content is None else f"holds {type(content).__name__}"
+        raise BadInput(f"{path} must hold 'key: value' lines; it {found}.")
     return content
 
 

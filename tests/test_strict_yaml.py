@@ -12,7 +12,7 @@ from yxanul.strict_yaml import parse_assignments, read_yaml
         ("a: 1\nb: 2\na: 3\n", "line 3: 'a' is given twice"),
         ("outer:\n  a: 1\n  a: 3\n", "line 3: 'a' is given twice"),
         ("- 1\n- 2\n", "must hold 'key: value' lines; it holds list"),
-        ("", "must hold 'key: value' lines; it holds NoneType"),
+        ("", "must hold 'key: value' lines; it is empty"),
         ("a: [1, 2\n", "line 2:"),
         ("a: b: c\n", "line 1:"),
         ("[1, 2]: 3\n", "line 1:"),
@@ -34,7 +34,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"a: \xff\xfe")
-    with pytest.raises(BadInput, match="a.yaml cannot be read"):
+    with pytest.raises(BadInput, match="a.yaml is not text in UTF-8"):
         read_yaml(tmp_path / "a.yaml")
 
 
