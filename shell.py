@@ -7,6 +7,7 @@ Not here: printing (data/progress.py), completion (completion.py).
 """
 
 import argparse
+import difflib
 import logging
 import os
 import re
@@ -17,7 +18,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from yxanul.bad_input import BadInput
 
@@ -27,11 +28,20 @@ EVERYWHERE = ("--quiet", "--verbose")  # of every verb, before it or behind it
 NO_BARS = {"TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"}
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One sentence, with the nearest flag where one is misspelt."""
+        wrong = re.findall(r"(?<!\S)--[\w-]+", message) if message.startswith("unrecognized") else []
+        near = difflib.get_close_matches(wrong[0], self._option_string_actions, n=1) if wrong else []
+        hint = f"did you mean {near[0]}?" if near else f"see `{self.prog} --help`."
+        self.exit(2, f"{self.prog}: {message}: {hint}\n")
+
+
 def command(verb: str, doc: str, more: str = "") -> argparse.ArgumentParser:
     """A parser whose help is the docstring of the verb's file; `more` comes after the examples."""
     about = re.sub(r"Not here:.*?(?=\n\n|\Z)", "", doc, flags=re.DOTALL)
     about = "\n".join(line for line in about.splitlines() if not line.startswith("    "))
-    return argparse.ArgumentParser(
+    return Parser(
         prog=f"yxanul {verb}",
         description=re.sub(r"\n{3,}", "\n\n", about).strip(),
         epilog="\n\n".join(filter(None, [examples(doc), f"also: {', '.join(EVERYWHERE)}, see `yxanul --help`", more])),

@@ -53,6 +53,13 @@ def test_unknown_and_abbreviated_flags_end_the_program(flag, capsys):
     assert "unrecognized arguments" in capsys.readouterr().err
 
 
+def test_a_misspelt_flag_is_one_sentence_with_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["pretrain", "demo", "--outt", "x"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "yxanul pretrain: unrecognized arguments: --outt x: did you mean --out?\n"
+
+
 def test_a_reader_that_goes_away_is_no_error(tmp_path):
     command = f"{sys.executable} -m yxanul info --all --json | head -c 10"
     result = subprocess.run(

@@ -107,4 +107,4 @@ def test_a_source_without_text_is_refused(source, tmp_path):
 def test_the_command_line_abbreviates_nothing(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
-    assert ended.value.code == 2 and "usage: yxanul tokenizer" in capsys.readouterr().err
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith("yxanul tokenizer")
