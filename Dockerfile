@@ -1,7 +1,7 @@
 # The two commands of the README on a CPU, in a container:
 #
 #     docker build -t yxanul .
-#     docker run --rm -v yxanul-demo:/home/yxanul/yxanul/yxanul-demo yxanul      # make demo; interrupted, it goes on
+#     docker run -it --rm -v yxanul-demo:/home/yxanul/yxanul/yxanul-demo yxanul      # make demo; interrupted, it goes on
 #     docker run --rm yxanul make test
 #
 # The network is needed to build. Not here: GPUs, which want another torch (leave the line with /cpu out).

@@ -1,4 +1,4 @@
-# make demo     from nothing to a model that answers, in every form that people load: 12 minutes, offline; QUICK=1: three
+# make demo     from nothing to a model that answers, in every form that people load: 11 minutes, offline; QUICK=1: three
 # make test     everything that CI runs            make check          ruff (lint, format) and mypy
 # make format   let ruff rewrite the files         make test-upstream  transformers' own model tests, on our model
 # make bench    benchmarks/gpu.sh: three hours of one GPU, or without one a small run of eight CPU minutes
@@ -12,8 +12,9 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test test-upstream check format bench clients
 
+# env, not a shell: what stops make reaches the demo, which saves
 demo: .venv/.ready
-	HF_HUB_OFFLINE=1 $(BIN)/yxanul demo $(if $(QUICK),--quick)
+	env HF_HUB_OFFLINE=1 $(BIN)/yxanul demo $(if $(QUICK),--quick)
 
 test: .venv/.ready
 	$(BIN)/python -m pytest

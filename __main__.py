@@ -4,18 +4,23 @@ One table from verb to module; a verb's module is imported when it is called, so
 What all verbs share, such as exit codes: shell.py and docs/command-line.md.
 """
 
-if (
-    not __package__
-):  # a checkout that is not installed is the package `yxanul`, here and in every process that we start
+# A checkout that is not installed becomes the package `yxanul`, for the processes that we start too
+if not __package__:
     import os
     import pathlib
     import sys
 
     root = pathlib.Path(__file__).resolve().parent
     link = root / "build/import/yxanul"
-    link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink():
-        link.symlink_to(root)
+    try:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if link.resolve() != root:
+            link.unlink(missing_ok=True)
+            link.symlink_to("../..")  # relative: a checkout that was copied or moved finds itself
+    except FileExistsError:  # another start was first
+        pass
+    except OSError as error:
+        sys.exit(f"yxanul: {link} cannot be made ({error.strerror}): install the checkout, pip install -e {root}.")
     sys.path[0] = str(link.parent)  # it was the checkout, whose data/ and training/ are no packages by themselves
     os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])])
 

@@ -1,6 +1,6 @@
 """`yxanul demo`: from nothing to a model that answers, in every form that people load, offline, on a laptop.
 
-    yxanul demo                 # about twelve minutes of one core; everything lies in yxanul-demo/
+    yxanul demo                 # about eleven minutes of one core; everything lies in yxanul-demo/
     yxanul demo --quick         # the same way in about three, with a model that learns little
 
 Every step is a command that you could type, and is printed as one: run it alone in that folder to see more of it.
@@ -22,7 +22,7 @@ from typing import Any
 from yxanul.bad_input import BadInput
 from yxanul.data.progress import insist, say
 from yxanul.data.whole_files import check_folder
-from yxanul.run_folder import DONE, STOPPED
+from yxanul.run_folder import BAD_INPUT, DONE, GATE_FAILED, STOPPED
 from yxanul.shell import command
 
 TEXT = shlex.split(
@@ -103,7 +103,8 @@ def main(arguments: list[str]) -> int:
         say(f"  {time.monotonic() - started:.0f} s, {cpu_seconds() - before:.0f} CPU seconds")
         if code != DONE:
             ended = "was stopped" if code == STOPPED else f"ended with exit code {code}"
-            insist(f"yxanul: the step {ended}; the same `yxanul demo` goes on from here.")
+            more = "" if code in (BAD_INPUT, GATE_FAILED) else "; the same `yxanul demo` goes on from here"
+            insist(f"yxanul: the step {ended}{more}.")
             return code
     say(f"\n{time.monotonic() - began:.0f} s, {cpu_seconds():.0f} CPU seconds, no network.")
     pages = [str(folder / page) for page in ("runs/demo/report.html", "runs/sft/report.html", "compare.html")]
@@ -155,7 +156,6 @@ def all_steps(quick: bool) -> list[Step]:
         Step(
             "as other tools read it, each file opened in one and compared",
             ["export", tuned, "--to", "llama,gguf,onnx", "--types", types, "--out", "exports"],
-            makes="exports/onnx",
         ),
         Step("a chat of three turns", ["chat", tuned, "--new-tokens", "48"], says=TURNS),
         Step("each run on a page: the training", ["report", "runs/demo"]),

@@ -12,7 +12,8 @@ from typing import Any
 from yxanul.data.builtin import ProblemReader
 from yxanul.data.documents import is_held_out
 from yxanul.data.problems import Problem, generate
-from yxanul.data.progress import say
+from yxanul.data.progress import answer
+from yxanul.shell import exit_code
 
 HELD_OUT = 0.05  # of the recipes
 TRAINING = ProblemReader("math")  # for its defaults, which the recipes leave as they are
@@ -21,13 +22,14 @@ SHOWN = 2
 LONGEST_ANSWER = 48  # tokens
 
 
-def main(model: str, plain: bool) -> None:
+def main(arguments: list[str]) -> int:
     """Imports nothing of Yxanul's model: what a checkpoint needs travels in its folder."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    model, plain = arguments[0], "--plain" in arguments[1:]
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", trust_remote_code=True)
     loaded = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=True).eval()
     for about, problems in new_problems().items():
@@ -38,10 +40,11 @@ def main(model: str, plain: bool) -> None:
             made = loaded.generate(**batch, max_new_tokens=LONGEST_ANSWER, do_sample=False)
         texts = tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         solved = [result(text) == result(problem.answer) for text, problem in zip(texts, problems, strict=True)]
-        say(f"{about}: {sum(solved)} of {len(solved)} right")
+        answer(f"{about}: {sum(solved)} of {len(solved)} right")
         for problem, text, is_right in list(zip(problems, texts, solved, strict=True))[:SHOWN]:
-            answer = text.strip().replace("\n", " ")
-            say(f"  {problem.question}\n    {answer}  ({'right' if is_right else 'wrong'})")
+            said = text.strip().replace("\n", " ")
+            answer(f"  {problem.question}\n    {said}  ({'right' if is_right else 'wrong'})")
+    return 0
 
 
 def prompt(tokenizer: Any, problem: Problem, plain: bool) -> str:
@@ -76,4 +79,4 @@ def result(answer: str) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], plain="--plain" in sys.argv[2:])
+    sys.exit(exit_code("demo", main, sys.argv[1:]))

@@ -64,7 +64,9 @@ def flaw(folder: Path) -> str | None:
     """Why this is no complete checkpoint."""
     try:
         sizes = read_marker(folder)["files"]
-    except (OSError, ValueError, KeyError):
+    except (ValueError, KeyError):
+        return f"its {COMPLETE} cannot be read"
+    except OSError:
         return f"it has no {COMPLETE}, so its save was cut off"
     for name, size in sizes.items():
         file = folder / name

@@ -32,7 +32,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One sentence, with the nearest flag where one is misspelt."""
         wrong = re.findall(r"(?<!\S)--[\w-]+", message) if message.startswith("unrecognized") else []
-        near = difflib.get_close_matches(wrong[0], self._option_string_actions, n=1) if wrong else []
+        below = [
+            each
+            for action in self._actions
+            if isinstance(action, argparse._SubParsersAction)
+            for each in action.choices.values()
+        ]
+        flags = [flag for each in (self, *below) for flag in each._option_string_actions]
+        near = difflib.get_close_matches(wrong[0], flags, n=1) if wrong else []
         hint = f"did you mean {near[0]}?" if near else f"see `{self.prog} --help`."
         self.exit(2, f"{self.prog}: {message}: {hint}\n")
 
@@ -106,7 +113,8 @@ def exit_code(verb: str, main: Callable[[list[str]], int], arguments: list[str])
         if given:
             stack.callback(os.environ.update, {OUTPUT: os.environ.get(OUTPUT, "")})
             os.environ[OUTPUT] = given[-1]
-        if threading.current_thread() is threading.main_thread():
+        # a rank's SIGTERM is its launcher's, who means at once; a run listens when there is something to save
+        if threading.current_thread() is threading.main_thread() and "LOCAL_RANK" not in os.environ:
             stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _stop_as_by_ctrl_c()))
         if not is_verbose:
             stack.enter_context(silenced(logging.WARNING))

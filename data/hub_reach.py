@@ -1,4 +1,4 @@
-"""Is the Hub there? Asked once, for its libraries try again and again where it is not, for half a minute.
+"""Is the Hub there? Asked first, for its libraries try again and again where it is not, for half a minute.
 
 offline_where_no_hub_is()                # before something is fetched; without effect where a proxy is set
 """
@@ -23,7 +23,12 @@ def offline_where_no_hub_is() -> None:
     place, reached = urlsplit(endpoint), threading.Event()
 
     def reach() -> None:
-        with suppress(OSError), socket.create_connection((place.hostname, place.port or 443), REACHING):
+        with (
+            suppress(OSError),
+            socket.create_connection(
+                (place.hostname, place.port or (80 if place.scheme == "http" else 443)), REACHING
+            ),
+        ):
             reached.set()
 
     thread = threading.Thread(target=reach, daemon=True)  # a resolver may take longer

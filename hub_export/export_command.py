@@ -125,7 +125,8 @@ def _earlier(folder: Path, types: Sequence[str]) -> dict[str, Any] | None:
     """What an earlier command left there, if all that is asked for is in it; None: the folder is free."""
     try:
         found = json.loads((folder / "verification.json").read_text(encoding="utf-8"))
-        whole = set(types) <= set(found["types"]) and all(row["passed"] for row in found["rows"])
+        whole = set(types) <= set(found["types"]) and found["versions"] == _versions()
+        whole = whole and all(row["passed"] for row in found["rows"])
         whole = whole and all((folder / name).stat().st_size == size for name, size in found["files"].items())
     except (OSError, ValueError, KeyError, TypeError):
         whole = False

@@ -60,6 +60,6 @@ def test_what_the_last_steps_need_is_asked_for_before_the_first(monkeypatch, tmp
 def test_the_whole_demo_solves_half_of_its_new_sums(tmp_path):
     done = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    before, after = (line for line in done.stderr.splitlines() if line.startswith("sums, new questions: "))
+    before, after = (line for line in done.stdout.splitlines() if line.startswith("sums, new questions: "))
     assert int(before.split()[3]) >= 20, before
     assert int(after.split()[3]) >= 36, after

@@ -55,4 +55,4 @@ def test_a_model_is_loaded_in_a_fresh_process_by_transformers_alone(flag, tmp_pa
         [sys.executable, "-m", "yxanul.demo_problems", "final", *flag], capture_output=True, text=True
     )
     assert solving.returncode == 0, solving.stderr
-    assert "sums, new questions: 0 of 40 right" in solving.stderr
+    assert "sums, new questions: 0 of 40 right" in solving.stdout

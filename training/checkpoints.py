@@ -168,7 +168,6 @@ def find(run: RunFolder, name: str | None) -> Path | None:
     """The checkpoint of that name or path, or the newest complete one."""
     if name is None:
         complete = in_order(run.checkpoints)
-        _tell_of_damaged(run, complete)
         return complete[-1] if complete else None
     candidates = [Path(name), run.checkpoints / name, run.checkpoints / f"checkpoint-{name}", run.stages / name]
     found = next((candidate for candidate in candidates if candidate.is_dir()), None)
@@ -183,8 +182,9 @@ def find(run: RunFolder, name: str | None) -> Path | None:
     return found
 
 
-def _tell_of_damaged(run: RunFolder, complete: list[Path]) -> None:
+def tell_of_damaged(run: RunFolder) -> None:
     """One that was whole once, as its marker says. With nothing else left, to begin anew is for the user to say."""
+    complete = in_order(run.checkpoints)
     for folder in run.checkpoints.glob("*"):
         problem = flaw(folder)
         if problem and folder.suffix != PARTIAL and (folder / COMPLETE).exists():

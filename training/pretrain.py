@@ -213,7 +213,7 @@ def _dry_run(config: RunConfig, options: argparse.Namespace) -> int:
 
 
 def _run(config: RunConfig, options: argparse.Namespace) -> int:
-    from yxanul.training import beginning
+    from yxanul.training import beginning, checkpoints
     from yxanul.training.failures import fail
     from yxanul.training.gates import Gates
     from yxanul.training.inputs import open_held_out, open_stream
@@ -239,6 +239,8 @@ def _run(config: RunConfig, options: argparse.Namespace) -> int:
         raise BadInput("--evaluate-only has nothing to evaluate on: the recipe names no validation bins.")
     ranks = Ranks(args.ddp_timeout)
     begin = ranks.from_first(begin)  # disks that machines share may show the same folder at different times
+    if options.resume is None:
+        ranks.first_writes(lambda: checkpoints.tell_of_damaged(run))
     stages = [(stage.name, own.start, own.stop) for stage, own in zip(plan.stages, plan.stage_steps, strict=True)]
     origin = RunFolder(begin.checkpoint.parent.parent) if begin.checkpoint else None
     gates = Gates(run, config.gates(), stages, origin)

@@ -105,7 +105,7 @@ def test_from_pretrained_loads_a_checkpoint(run, trained, random_ids):
     "damage, message",
     [
         (lambda folder: (folder / COMPLETE).unlink(), "it has no COMPLETE, so its save was cut off"),
-        (lambda folder: (folder / COMPLETE).write_text('{"step": 5'), "it has no COMPLETE"),
+        (lambda folder: (folder / COMPLETE).write_text('{"step": 5'), "its COMPLETE cannot be read"),
         (lambda folder: (folder / checkpoints.WEIGHTS).unlink(), "model.safetensors is missing"),
         (lambda folder: (folder / checkpoints.WEIGHTS).write_bytes(b"weig"), "model.safetensors has 4 bytes, not 7"),
     ],
@@ -124,9 +124,9 @@ def test_the_last_checkpoint_is_damaged_the_run_says_so_and_does_not_begin_anew(
     with pytest.raises(
         BadInput, match="checkpoint-10 is damaged .*not 7.* no other checkpoint: restore it, or delete"
     ):
-        checkpoints.find(run, None)
+        checkpoints.tell_of_damaged(run)
     checkpoint(5)
-    assert checkpoints.find(run, None) == run.checkpoint(5)
+    checkpoints.tell_of_damaged(run)
     assert "checkpoint-10 is damaged" in capsys.readouterr().err
 
 
